@@ -1,0 +1,1 @@
+"""Attacks on training data. One file is one attack; the file's name is its registered name."""

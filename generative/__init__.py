@@ -1,0 +1,1 @@
+"""Generative models that purify images: networks, samplers, training and checkpoints."""

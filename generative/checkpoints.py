@@ -1,0 +1,127 @@
+"""Checkpoints of generators: safetensors and JSON, so that loading one can run no code.
+
+A finished generator is a folder with ``model.safetensors`` and ``config.json`` (the layout that
+the published checkpoints have too), or the bare safetensors file of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from generative.ebm import EBM, EBMConfig
+from harness.core.errors import DataError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name, flush it to disk, then rename: never a partial file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        with aside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        DataError: If the file is missing or no safetensors file.
+    """
+    if not path.is_file():
+        raise DataError(f"checkpoint {str(path)!r} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            names = handle.keys()
+            return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{str(path)!r} is no safetensors file: {error}") from error
+
+
+def save_training(
+    path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], done: int
+) -> None:
+    """Save the state of a training after ``done`` updates, atomically."""
+    metadata = {"identity": json.dumps(identity, sort_keys=True), "done": str(done)}
+    write_aside(path, lambda aside: save_file(_on_cpu(tensors), aside, metadata))
+
+
+def load_training(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """Load the state of a training.
+
+    Raises:
+        DataError: If it belongs to another configuration; the fields that differ are named.
+    """
+    tensors, metadata = read_tensors(path)
+    saved = json.loads(metadata.get("identity", "{}"))
+    wanted = json.loads(json.dumps(identity))
+    if saved != wanted:
+        fields = sorted(k for k in {*saved, *wanted} if saved.get(k) != wanted.get(k))
+        raise DataError(
+            f"{str(path)!r} is from a training with another {' and '.join(fields)}; "
+            "give another output folder, or the same settings to go on."
+        )
+    return tensors, int(metadata["done"])
+
+
+def save_ebm(folder: Path, model: EBM, recipe: Mapping[str, Any]) -> None:
+    """Save a finished energy network with what it was trained on."""
+    config = {"nf": model.config.nf, "patch_size": model.config.patch_size, "trained": recipe}
+    write_aside(folder / WEIGHTS, lambda aside: save_file(_on_cpu(model.state_dict()), aside))
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_aside(folder / CONFIG, lambda aside: aside.write_text(text))
+
+
+def load_ebm(path: Path, device: torch.device | str = "cpu") -> EBM:
+    """Load an energy network from a folder, or from a bare safetensors file.
+
+    Args:
+        path: Folder with ``model.safetensors`` and, optionally, ``config.json`` (its absence means
+            the published shape), or the weights file itself.
+        device: Where the network shall be.
+
+    Raises:
+        DataError: If a file is missing or corrupt, or a tensor has another name or shape.
+    """
+    weights = path / WEIGHTS if path.is_dir() else path
+    tensors, _ = read_tensors(weights)
+    model = EBM(_read_config(weights.with_name(CONFIG)))
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != given:
+        name = min(n for n in {*wanted, *given} if wanted.get(n) != given.get(n))
+        raise DataError(
+            f"{str(weights)!r} does not fit the network of nf={model.config.nf}, "
+            f"patch_size={model.config.patch_size}: tensor {name!r} has shape "
+            f"{given.get(name, 'none')}, expected {wanted.get(name, 'none')}."
+        )
+    model.load_state_dict(tensors)
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def _read_config(path: Path) -> EBMConfig:
+    if not path.is_file():
+        return EBMConfig()
+    try:
+        raw = json.loads(path.read_text())
+        return EBMConfig(nf=int(raw.get("nf", 128)), patch_size=int(raw.get("patch_size", 1)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{str(path)!r} is no valid configuration: {error}") from error

@@ -1,0 +1,35 @@
+"""Augmentation of a whole batch at once, on the device the batch is on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_flip(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each image (B, C, H, W) with probability 1/2."""
+    mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device)
+    return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+
+
+def random_crop(x: Tensor, pad: int, rng: np.random.Generator, mode: str = "reflect") -> Tensor:
+    """Shift each image (B, C, H, W) by up to ``pad`` pixels each way over a padded border.
+
+    Args:
+        x: Images.
+        pad: Width of the border, in pixels; below the side for ``reflect``.
+        rng: Source of the shifts.
+        mode: ``reflect`` or ``constant`` (zeros).
+    """
+    if pad == 0:
+        return x
+    height, width = x.shape[2:]
+    padded = F.pad(x, (pad, pad, pad, pad), mode=mode)
+    shifts = torch.from_numpy(rng.integers(0, 2 * pad + 1, size=(2, len(x)))).to(x.device)
+    rows = shifts[0][:, None] + torch.arange(height, device=x.device)
+    columns = shifts[1][:, None] + torch.arange(width, device=x.device)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    # Indices around the channel axis move it last: (B, H, W, C), which is channels-last in memory.
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,53 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from typing import Literal
+
+import torch
+
+from harness.core.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the named device; ``auto`` is the GPU where there is one.
+
+    Raises:
+        UsageError: If a GPU is named and none is there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r} was asked for, and torch finds no GPU; allowed: 'cpu'.")
+    return torch.device(name)
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware; without it bf16 is slower than fp32."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    capability = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(capability and capability())
+
+
+def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type that networks compute in; ``auto`` is bf16 where the hardware has it."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = device.type == "cpu" and _cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def use_threads(count: int) -> None:
+    """Let torch use exactly ``count`` threads: two that fight over a core are far slower."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch.set_num_threads(max(1, count))

@@ -1,0 +1,142 @@
+"""What a component must offer, and the registries that know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from harness.core.data import Dataset, Goal, ImageSet, PoisonedSet
+from harness.core.recipe import Recipe
+from harness.core.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an attack promises of its poisons; the conformance kit holds it to them.
+
+    Attributes:
+        rows: Largest number of rows that it changes.
+        eps_255: Largest change of one byte (Linf), or None for no bound.
+        keeps_labels: Whether it is clean-label.
+    """
+
+    rows: int
+    eps_255: int | None
+    keeps_labels: bool
+
+
+class Attack(Protocol):
+    """An attack on training data: a frozen dataclass whose fields are its parameters.
+
+    Class attributes:
+        goal: How its success is counted.
+        target_field: The field that a study's ``targets`` fill, or None.
+        example: Small parameters with which the conformance kit runs it.
+    """
+
+    goal: ClassVar[Goal]
+    target_field: ClassVar[str | None]
+    example: ClassVar[Mapping[str, Any]]
+
+    def check(self, train: ImageSet, test: ImageSet) -> None:
+        """Raise a UsageError now for anything that these data make impossible."""
+        ...
+
+    def bounds(self, train: ImageSet) -> Bounds:
+        """Return what holds for the poisons of this training set."""
+        ...
+
+    def poison(self, train: ImageSet, test: ImageSet, rng: np.random.Generator) -> PoisonedSet:
+        """Return the poisoned training set and the probes that judge the attack."""
+        ...
+
+
+class TrainingHook(Protocol):
+    """A defense's part in the training loop.
+
+    ``before_epoch`` returns the positions of the rows to train on this epoch (int64, any order);
+    ``on_batch`` may change a batch, float32 (B, C, H, W) in [0, 1], before augmentation. ``rows``
+    are the positions of the batch in ``train``.
+    """
+
+    def before_epoch(
+        self, epoch: int, train: ImageSet, model: nn.Module, rng: np.random.Generator
+    ) -> NDArray[np.int64]: ...
+
+    def on_batch(self, x: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor: ...
+
+
+class Defense(Protocol):
+    """A defense: it changes the training set, the training, or both; it is told of no poison.
+
+    Class attributes:
+        rowwise: Whether a purified image depends on its own pixels, its id and the random stream
+            alone. Then the harness purifies a clean image once for all attacks.
+        example: Small parameters with which the conformance kit runs it.
+    """
+
+    rowwise: ClassVar[bool]
+    example: ClassVar[Mapping[str, Any]]
+
+    def check(self, train: ImageSet) -> None:
+        """Raise a UsageError now for anything that these data make impossible."""
+        ...
+
+    def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
+        """Return the set to train on: other pixels, fewer rows, or the same."""
+        ...
+
+    def hooks(self) -> Sequence[TrainingHook]:
+        """Return this defense's hooks for one training; often none."""
+        ...
+
+
+class Classifier(Protocol):
+    """An architecture with the recipe it is trained by.
+
+    Class attributes:
+        example: Small parameters with which the conformance kit runs it.
+    """
+
+    example: ClassVar[Mapping[str, Any]]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained unless the study says otherwise."""
+        ...
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Return a network: float (B, C, H, W) in [0, 1] → logits (B, num_classes).
+
+        It has ``features(x)`` (B, D) and the linear layer ``head``.
+        """
+        ...
+
+
+class DatasetSource(Protocol):
+    """A source of images.
+
+    Class attributes:
+        example: Small parameters with which the conformance kit runs it, or None where it needs a
+            download.
+    """
+
+    example: ClassVar[Mapping[str, Any] | None]
+
+    def load(self) -> Dataset:
+        """Return its training and test set; the same rows in the same order every time."""
+        ...
+
+
+ATTACKS: Registry[Attack] = Registry("attack", "attacks")
+DEFENSES: Registry[Defense] = Registry("defense", "defenses")
+CLASSIFIERS: Registry[Classifier] = Registry("classifier", "harness.classifiers")
+DATASETS: Registry[DatasetSource] = Registry("dataset", "harness.datasets")
+REGISTRIES: dict[str, Registry[Any]] = {
+    r.kind: r for r in (ATTACKS, DEFENSES, CLASSIFIERS, DATASETS)
+}

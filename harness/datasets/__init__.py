@@ -1,0 +1,1 @@
+"""Sources of images. One file is one source; the file's name is its registered name."""

@@ -1,0 +1,177 @@
+"""Training one classifier: one process, one device, data and augmentation as tensors on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from harness.core.augment import random_crop, random_flip
+from harness.core.data import ImageSet
+from harness.core.device import pick_dtype
+from harness.core.errors import DataError
+from harness.core.protocols import TrainingHook
+from harness.core.recipe import Recipe
+from harness.core.seeds import stream, subseed
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one pass over the training rows showed.
+
+    Attributes:
+        epoch: Counted from 0.
+        loss: Mean training loss over the rows, with label smoothing, of the augmented images.
+        rows: Rows trained on; fewer than the set where a hook left some out.
+    """
+
+    epoch: int
+    loss: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A trained network as a function of stored images.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        dtype: Type of its activations.
+    """
+
+    model: nn.Module
+    dtype: torch.dtype = torch.float32
+
+    def logits(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
+        """Return logits, float32 (N, num_classes), of uint8 images (N, C, H, W)."""
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                x = torch.tensor(images[start : start + batch_size]).to(device).float().div_(255)
+                x = x.contiguous(memory_format=torch.channels_last)
+                with _autocast(device, self.dtype):
+                    parts.append(self.model(x).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return predicted labels, int64 (N,)."""
+        return self.logits(images).argmax(1).astype(np.int64)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def build_model(
+    build: Callable[[int, tuple[int, int, int]], nn.Module],
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> nn.Module:
+    """Build a network whose initial weights depend on ``rng`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subseed(rng))
+        return build(num_classes, image_shape)
+
+
+def fit(
+    model: nn.Module,
+    train: ImageSet,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    *,
+    hooks: Sequence[TrainingHook] = (),
+    device: torch.device | str = "cpu",
+    trainable: Sequence[nn.Parameter] | None = None,
+    on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+) -> Predictor:
+    """Train a network in place and return it as a predictor.
+
+    Args:
+        model: Float (B, C, H, W) in [0, 1] → logits.
+        train: Rows to train on.
+        recipe: Optimiser, schedule, augmentation.
+        rng: Source of order, augmentation and of what hooks draw.
+        hooks: A defense's part; see :class:`TrainingHook`.
+        device: Where to train.
+        trainable: Parameters to update; all of the model's unless given.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        DataError: If there are no rows, or the loss stops being finite.
+    """
+    if not len(train):
+        raise DataError("the training set is empty; there is nothing to train on.")
+    device = torch.device(device)
+    dtype = pick_dtype(recipe.precision, device)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    images, labels = torch.tensor(train.images).to(device), torch.tensor(train.labels).to(device)
+    parameters = list(model.parameters() if trainable is None else trainable)
+    sgd = torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, foreach=True,
+    )  # fmt: skip
+    seed = subseed(rng)
+    for epoch in range(recipe.epochs):
+        rows = np.arange(len(train), dtype=np.int64)
+        for hook in hooks:
+            model.eval()
+            chosen = hook.before_epoch(epoch, train, model, stream(seed, "hook", epoch))
+            rows = np.intersect1d(rows, chosen)
+        if not len(rows):
+            raise DataError(f"the defense left no row to train on in epoch {epoch}.")
+        model.train()
+        order = stream(seed, "order", epoch).permutation(rows)
+        noise = stream(seed, "augment", epoch)
+        total = torch.zeros((), device=device)
+        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches.pop()  # batch normalisation has no variance over one row
+        for index, batch in enumerate(batches):
+            progress = (epoch + (index + 1) / len(batches)) / recipe.epochs
+            for group in sgd.param_groups:
+                group["lr"] = recipe.rate(min(progress, 1.0), epoch)
+            where = torch.from_numpy(batch).to(device)
+            x = images[where].float().div_(255)
+            for hook in hooks:
+                x = hook.on_batch(x, batch, noise)
+            loss = _step(model, augment(x, recipe, noise), labels[where], recipe, sgd, dtype)
+            total += loss * len(batch)
+        mean = float(total) / sum(map(len, batches))
+        if not np.isfinite(mean):
+            raise DataError(f"training diverged in epoch {epoch}: the loss is not finite; lower lr.")
+        if on_epoch:
+            on_epoch(Epoch(epoch, mean, len(rows)), model)
+    return Predictor(model.eval(), dtype)
+
+
+def augment(x: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Flip and crop a batch as the recipe says; channels-last."""
+    if recipe.flip:
+        x = random_flip(x, rng)
+    x = random_crop(x, recipe.crop_pad, rng)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _step(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    sgd: torch.optim.Optimizer,
+    dtype: torch.dtype,
+) -> Tensor:
+    with _autocast(x.device, dtype):
+        logits = model(x)
+    loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+    sgd.zero_grad(set_to_none=True)
+    loss.backward()
+    sgd.step()
+    return loss.detach()
