@@ -7,8 +7,7 @@ the published checkpoints have too), or the bare safetensors file of one.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,9 @@ from torch import Tensor
 
 from generative.ebm import EBM, EBMConfig
 from harness.core.errors import DataError
+from harness.core.files import write_aside, write_text
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it to disk, then rename: never a partial file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(aside)
-        with aside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,7 +74,7 @@ def save_ebm(folder: Path, model: EBM, recipe: Mapping[str, Any]) -> None:
     config = {"nf": model.config.nf, "patch_size": model.config.patch_size, "trained": recipe}
     write_aside(folder / WEIGHTS, lambda aside: save_file(_on_cpu(model.state_dict()), aside))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    write_aside(folder / CONFIG, lambda aside: aside.write_text(text))
+    write_text(folder / CONFIG, text)
 
 
 def load_ebm(path: Path, device: torch.device | str = "cpu") -> EBM:

@@ -8,6 +8,7 @@ parameter names are those of its published checkpoints).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,8 @@ class EBM(nn.Module):
 
     Call: float (B, 3, H, W) in [-1, 1], H and W divisible by 4 → energies (B, 1), unbounded.
     """
+
+    resource_kind: ClassVar[str] = "generator"
 
     def __init__(self, config: EBMConfig = EBMConfig()) -> None:  # noqa: B008 - frozen
         super().__init__()

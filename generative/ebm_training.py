@@ -248,5 +248,3 @@ class _Run:
             moments.setdefault(int(index), {})[name] = value
         self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
         return done
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class Predictor:
 
     model: nn.Module
     dtype: torch.dtype = torch.float32
+
+    resource_kind: ClassVar[str] = "classifier"
 
     def logits(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
         """Return logits, float32 (N, num_classes), of uint8 images (N, C, H, W)."""
@@ -131,7 +134,9 @@ def fit(
         order = stream(seed, "order", epoch).permutation(rows)
         noise = stream(seed, "augment", epoch)
         total = torch.zeros((), device=device)
-        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+        batches = [
+            order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)
+        ]
         if len(batches) > 1 and len(batches[-1]) == 1:
             batches.pop()  # batch normalisation has no variance over one row
         for index, batch in enumerate(batches):
@@ -146,7 +151,9 @@ def fit(
             total += loss * len(batch)
         mean = float(total) / sum(map(len, batches))
         if not np.isfinite(mean):
-            raise DataError(f"training diverged in epoch {epoch}: the loss is not finite; lower lr.")
+            raise DataError(
+                f"training diverged in epoch {epoch}: the loss is not finite; lower lr."
+            )
         if on_epoch:
             on_epoch(Epoch(epoch, mean, len(rows)), model)
     return Predictor(model.eval(), dtype)

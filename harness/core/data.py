@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -54,8 +55,7 @@ class ImageSet:
                 )
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise DataError(
-                f"labels must lie in 0..{self.num_classes - 1}; "
-                f"got {labels.min()}..{labels.max()}."
+                f"labels must lie in 0..{self.num_classes - 1}; got {labels.min()}..{labels.max()}."
             )
         if len(np.unique(ids)) != len(ids):
             raise DataError("ids must be unique; some stand twice.")
@@ -76,9 +76,7 @@ class ImageSet:
         index = np.asarray(rows)
         if index.dtype != np.bool_:
             index = index.astype(np.int64)
-        return ImageSet(
-            self.images[index], self.labels[index], self.ids[index], self.num_classes
-        )
+        return ImageSet(self.images[index], self.labels[index], self.ids[index], self.num_classes)
 
     def with_images(self, images: NDArray[np.uint8]) -> ImageSet:
         """Return the same rows with other pixels."""
@@ -97,8 +95,9 @@ class ImageSet:
             raise DataError("some ids are not in this set.")
         return position.astype(np.int64)
 
+    @cached_property
     def digest(self) -> str:
-        """Return a SHA-256 of pixels, labels, ids and class count: what the set is."""
+        """SHA-256 of pixels, labels, ids and class count: what the set is."""
         sha = hashlib.sha256(f"{self.images.shape} {self.num_classes}".encode())
         for array in (self.images, self.labels, self.ids):
             sha.update(np.ascontiguousarray(array).data)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -118,6 +119,38 @@ class Classifier(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """A kind of generative model that can be trained on images and loaded again.
+
+    Class attributes:
+        produces: Type of the trained model; it has ``resource_kind = "generator"``.
+    """
+
+    produces: ClassVar[type]
+
+    def train(
+        self,
+        images: NDArray[np.uint8],
+        seed: int,
+        *,
+        device: str,
+        checkpoint: Path | None,
+        on_progress: Callable[[Any], None] | None,
+    ) -> nn.Module:
+        """Train on uint8 (N, C, H, W) and return the model; goes on from ``checkpoint``."""
+        ...
+
+    @staticmethod
+    def save(folder: Path, model: nn.Module, note: Mapping[str, Any]) -> None:
+        """Write a trained model into a folder, with a note of how it came to be."""
+        ...
+
+    @staticmethod
+    def load(path: Path, device: str) -> nn.Module:
+        """Read a model that :meth:`save` wrote, or a published checkpoint of this kind."""
+        ...
+
+
 class DatasetSource(Protocol):
     """A source of images.
 
@@ -137,6 +170,7 @@ ATTACKS: Registry[Attack] = Registry("attack", "attacks")
 DEFENSES: Registry[Defense] = Registry("defense", "defenses")
 CLASSIFIERS: Registry[Classifier] = Registry("classifier", "harness.classifiers")
 DATASETS: Registry[DatasetSource] = Registry("dataset", "harness.datasets")
+GENERATORS: Registry[Generator] = Registry("generator", "generative.trainers")
 REGISTRIES: dict[str, Registry[Any]] = {
-    r.kind: r for r in (ATTACKS, DEFENSES, CLASSIFIERS, DATASETS)
+    r.kind: r for r in (ATTACKS, DEFENSES, CLASSIFIERS, DATASETS, GENERATORS)
 }

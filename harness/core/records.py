@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,9 @@ class TrialRecord:
         stages: Cost per stage: ``poison``, ``purify``, ``train``, ``evaluate``.
         environment: Versions, commit, processor, device, threads, precision.
         partial: Whether the study ran under a limit.
+        labels: Short names for tables: ``dataset``, ``attack``, ``defense``, ``classifier``, each
+            the component's name with the parameters in which its namesakes in the study differ.
+        class_names: Names of the classes of the dataset.
     """
 
     spec: dict[str, Any]
@@ -113,11 +116,17 @@ class TrialRecord:
     stages: dict[str, Stage] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     partial: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @property
     def natural_accuracy(self) -> float:
         """Share of clean test images classified right; nan for a failed trial."""
         return self.test_correct / self.test_rows if self.test_rows else float("nan")
+
+    def with_values(self, **values: Any) -> TrialRecord:
+        """Return the record with some values replaced."""
+        return replace(self, **values)
 
     def to_json(self) -> str:
         """Return the record as JSON text."""
@@ -152,6 +161,6 @@ def _typed(raw: Mapping[str, Any]) -> dict[str, Any]:
     values["outcomes"] = tuple(Outcome(**o) for o in raw["outcomes"])
     values["movement"] = Movement(**raw["movement"]) if raw["movement"] else None
     values["stages"] = {k: Stage(**v) for k, v in raw["stages"].items()}
-    for name in ("class_rows", "class_correct"):
+    for name in ("class_rows", "class_correct", "class_names"):
         values[name] = tuple(raw[name])
     return values

@@ -61,16 +61,21 @@ class Entry(Generic[T]):
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Parameters by name, in the order of their definition."""
-        hints = typing.get_type_hints(self.factory)
-        docs = _attribute_docs(self.doc)
-        found = {}
-        for field in dataclasses.fields(self.factory):  # type: ignore[arg-type]
-            default = field.default
-            if default is MISSING and field.default_factory is not MISSING:
-                default = field.default_factory()
-            doc = docs.get(field.name, "")
-            found[field.name] = Parameter(field.name, hints[field.name], default, doc)
-        return found
+        return parameters_of(self.factory)
+
+
+def parameters_of(cls: type) -> dict[str, Parameter]:
+    """Return the fields of a dataclass with their types, defaults and docstring entries."""
+    hints = typing.get_type_hints(cls)
+    docs = _attribute_docs(inspect.getdoc(cls) or "")
+    found = {}
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if default is MISSING and field.default_factory is not MISSING:
+            default = field.default_factory()
+        doc = docs.get(field.name, "")
+        found[field.name] = Parameter(field.name, hints[field.name], default, doc)
+    return found
 
 
 def _attribute_docs(doc: str) -> dict[str, str]:

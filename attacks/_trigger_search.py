@@ -1,0 +1,206 @@
+"""The search for an additive trigger that means a class to a surrogate network.
+
+Narcissus (arXiv 2204.05255): teach a network that knows public images one more class, then find
+the one small pattern that, added to images of this class, makes the network surest of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from harness.core.augment import random_crop, random_flip
+from harness.core.data import ImageSet
+from harness.core.errors import DataError
+from harness.core.recipe import Recipe
+from harness.core.seeds import stream
+from harness.training import Predictor, fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSearch:
+    """How the surrogate learns the class and how the trigger is sought.
+
+    The published code differs in four ways, each kept as a value here: it trains the surrogate on
+    public and class images together for 200 epochs (``class_epochs=200, class_lr=0.1``), warms up
+    with the logit number ``adv_label``, which belongs to a public class (``warmup_logit``), leaves
+    batch normalisation in training mode (``bn_mode``) and never projects the pattern it optimises
+    (``project``).
+
+    Attributes:
+        class_epochs: Epochs in which the surrogate learns the class beside public images.
+        class_lr: Peak learning rate of these.
+        class_repeat: How often each class image stands in that training set.
+        pood_rows: Public images in it, at most.
+        warmup_epochs: Epochs on class images alone (the paper's poi-warm-up).
+        warmup_lr: Peak learning rate of these.
+        warmup_logit: ``own``, or ``adv_label`` as in the published code.
+        steps: Updates of the trigger.
+        lr: Step of RAdam, in units of [0, 1].
+        batch_size: Images per update.
+        pood_share: Share of public images in each batch, in [0, 1); 0 as published.
+        bn_mode: ``eval`` (running statistics) or ``train`` (of the batch).
+        project: Clip the pattern to its bound after each step.
+    """
+
+    class_epochs: int = 4
+    class_lr: float = 0.05
+    class_repeat: int = 2
+    pood_rows: int = 4000
+    warmup_epochs: int = 2
+    warmup_lr: float = 0.01
+    warmup_logit: Literal["own", "adv_label"] = "own"
+    steps: int = 200
+    lr: float = 0.01
+    batch_size: int = 96
+    pood_share: float = 0.0
+    bn_mode: Literal["eval", "train"] = "eval"
+    project: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pood_share < 1:
+            raise DataError(f"pood_share must lie in [0, 1); got {self.pood_share}.")
+        if min(self.steps, self.batch_size, self.class_repeat) < 1:
+            raise DataError("steps, batch_size and class_repeat must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTrigger:
+    """A trigger and how sure of the class it made the surrogate.
+
+    Attributes:
+        delta: float32 (C, H, W) in units of [0, 1], within the bound.
+        loss_before, loss_after: Cross-entropy of the class without and with it.
+    """
+
+    delta: NDArray[np.float32]
+    loss_before: float
+    loss_after: float
+
+
+def find_trigger(
+    class_images: ImageSet,
+    pood: ImageSet,
+    surrogate: Predictor,
+    adv_label: int,
+    eps: float,
+    search: TriggerSearch,
+    rng: np.random.Generator,
+) -> FoundTrigger:
+    """Return the trigger of one class.
+
+    Args:
+        class_images: Training images of ``adv_label``; the only private data that are used.
+        pood: Public out-of-distribution images with the surrogate's classes.
+        surrogate: Network trained on ``pood``; it is copied.
+        adv_label: The class.
+        eps: Linf bound in units of [0, 1].
+        search: Settings.
+        rng: Source of all draws.
+    """
+    device = next(surrogate.model.parameters()).device
+    model = with_new_class(surrogate.model, rng)
+    own = pood.num_classes
+    _teach_class(model, class_images, pood, own, search, rng, device)
+    logit = own if search.warmup_logit == "own" else adv_label
+    return _optimise(model, class_images, pood, logit, eps, search, rng, surrogate.dtype)
+
+
+def with_new_class(model: nn.Module, rng: np.random.Generator) -> nn.Module:
+    """Return a copy of a classifier with one more logit, the last, with small fresh weights."""
+    model = copy.deepcopy(model)
+    old = model.head
+    fresh = nn.Linear(old.in_features, old.out_features + 1, bias=old.bias is not None)
+    row = rng.standard_normal(old.in_features) / np.sqrt(old.in_features)
+    with torch.no_grad():
+        fresh.weight[:-1] = old.weight
+        fresh.weight[-1] = torch.from_numpy(row)
+        if old.bias is not None:
+            fresh.bias[:-1] = old.bias
+            fresh.bias[-1] = 0
+    model.head = fresh.to(old.weight.device)
+    return model
+
+
+def _teach_class(
+    model: nn.Module,
+    class_images: ImageSet,
+    pood: ImageSet,
+    own: int,
+    search: TriggerSearch,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> None:
+    rows = rng.permutation(len(pood))[: search.pood_rows]
+    repeated = np.tile(class_images.images, (search.class_repeat, 1, 1, 1))
+    both = _image_set(
+        np.concatenate([pood.images[rows], repeated]),
+        np.concatenate([pood.labels[rows], np.full(len(repeated), own)]),
+        own + 1,
+    )
+    if search.class_epochs:
+        learn = Recipe(epochs=search.class_epochs, lr=search.class_lr, batch_size=128)
+        fit(model, both, learn, rng, device=device)
+    if search.warmup_epochs:
+        label = own if search.warmup_logit == "own" else int(class_images.labels[0])
+        only = _image_set(class_images.images, np.full(len(class_images), label), own + 1)
+        warm = Recipe(epochs=search.warmup_epochs, lr=search.warmup_lr, batch_size=128)
+        fit(model, only, warm, rng, device=device)
+
+
+def _image_set(
+    images: NDArray[np.uint8], labels: NDArray[np.integer], num_classes: int
+) -> ImageSet:
+    ids = np.arange(len(images), dtype=np.int64)
+    return ImageSet(images, labels.astype(np.int64), ids, num_classes)
+
+
+def _optimise(
+    model: nn.Module,
+    class_images: ImageSet,
+    pood: ImageSet,
+    logit: int,
+    eps: float,
+    search: TriggerSearch,
+    rng: np.random.Generator,
+    dtype: torch.dtype,
+) -> FoundTrigger:
+    device = next(model.parameters()).device
+    model.train(search.bn_mode == "train").requires_grad_(False)
+    delta = torch.zeros((1, *class_images.image_shape), device=device, requires_grad=True)
+    radam = torch.optim.RAdam([delta], lr=search.lr)
+    from_pood = round(search.pood_share * search.batch_size)
+    from_class = min(search.batch_size - from_pood, len(class_images))
+    private, public = torch.tensor(class_images.images), torch.tensor(pood.images)
+    seed = int(rng.integers(2**62))
+    first = last = float("nan")
+    for step in range(search.steps):
+        draw = stream(seed, "step", step)
+        parts = [private[draw.choice(len(private), from_class, replace=False)]]
+        if from_pood:
+            parts.append(public[draw.choice(len(public), from_pood, replace=False)])
+        # As published, the trigger is added after augmentation here, and before it in training.
+        x = torch.cat(parts).to(device).float().div_(255)
+        x = random_crop(random_flip(x, draw), 4, draw)
+        x = (x + delta.clamp(-eps, eps)).clamp(0, 1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(x)
+        label = torch.full((len(x),), logit, device=device)
+        loss = F.cross_entropy(logits.float(), label)
+        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        radam.step()
+        if search.project:
+            with torch.no_grad():
+                delta.clamp_(-eps, eps)
+        last = float(loss.detach())
+        first = last if step == 0 else first
+    found = delta.detach().clamp(-eps, eps)[0].cpu().numpy()
+    return FoundTrigger(found, first, last)

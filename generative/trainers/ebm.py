@@ -1,0 +1,60 @@
+"""The energy-based model of PureGen and PureEBM, with its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generative.checkpoints import load_ebm, save_ebm
+from generative.ebm import EBM, EBMConfig
+from generative.ebm_training import EBMRecipe, Progress, train_ebm
+from harness.core.protocols import GENERATORS
+
+
+@GENERATORS.register(paper="arXiv:2405.18627, arXiv:2405.19376")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ebm:
+    """Energy network trained by contrastive divergence with persistent chains.
+
+    Attributes:
+        nf: Width of the network; 128 is the published one, 16 to 32 suit CPUs.
+        patch_size: Pixel-unshuffle factor before the first block; 1 is none.
+        recipe: Updates, rates, chains.
+    """
+
+    nf: int = 32
+    patch_size: int = 1
+    recipe: EBMRecipe = field(default_factory=EBMRecipe)
+
+    produces: ClassVar[type] = EBM
+
+    def train(
+        self,
+        images: NDArray[np.uint8],
+        seed: int,
+        *,
+        device: str = "auto",
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> EBM:
+        """Train on uint8 (N, 3, H, W); goes on from ``checkpoint`` where that exists."""
+        config = EBMConfig(nf=self.nf, patch_size=self.patch_size)
+        return train_ebm(
+            images, config, self.recipe, seed,
+            device=device, checkpoint=checkpoint, on_progress=on_progress,
+        )  # fmt: skip
+
+    @staticmethod
+    def save(folder: Path, model: EBM, note: Mapping[str, Any]) -> None:
+        """Write weights and configuration into a folder."""
+        save_ebm(folder, model, note)
+
+    @staticmethod
+    def load(path: Path, device: str = "cpu") -> EBM:
+        """Read a folder that :meth:`save` wrote, or a published checkpoint."""
+        return load_ebm(path, device)

@@ -1,0 +1,401 @@
+"""The command line: ``puregen-bench`` and ``python -m harness`` are the same program."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from harness import __version__
+from harness.core.errors import UsageError, nearest
+
+EXAMPLES = """
+\b
+Examples:
+  puregen-bench demo                          a study in two minutes, nothing to download
+  puregen-bench ls attacks                    what there is
+  puregen-bench describe attack narcissus     its parameters
+  puregen-bench plan sweeps/narcissus_cpu.yaml
+  puregen-bench run sweeps/narcissus_cpu.yaml --set vars.cifar=data/cifar.npz
+  puregen-bench report runs/narcissus_cpu
+"""
+
+
+class SuggestingGroup(click.Group):
+    """A group that names the nearest command when one is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the nearest one."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            names = self.list_commands(ctx)
+            ctx.fail(
+                f"unknown command {args[0]!r}.{nearest(args[0], names)} "
+                f"Allowed: {', '.join(names)}."
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=SuggestingGroup,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="puregen-bench")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Measure how well defenses protect image classifiers against poisoned training data."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+# Options that several commands share
+
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a value of the study: attacks.0.eps_255=16, vars.cifar=data/c.npz. Repeatable.",
+)  # fmt: skip
+_store = click.option(
+    "--store", type=click.Path(path_type=Path, file_okay=False),
+    help="Where poisons, networks and purified rows are kept. "
+    "Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
+)  # fmt: skip
+_device = click.option("--device", default="auto", help="auto, cpu or cuda[:i].", show_default=True)
+_limit = click.option(
+    "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
+)
+
+
+def _workshop(store: Path | None, device: str) -> Any:
+    from harness.artifacts import Store
+    from harness.core.device import pick_device
+    from harness.core.paths import store_dir
+    from harness.workshop import Workshop
+
+    pick_device(device)
+    root = (store or store_dir()).expanduser().resolve()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"store {str(root)!r} cannot be written: {error.strerror}.") from error
+    return Workshop(Store(root), device)
+
+
+@cli.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_set
+@_store
+@_device
+@_limit
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
+)
+@click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
+@click.option("--address", help="A Ray cluster to run on: auto, HOST:PORT or ray://HOST:PORT.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@click.option(
+    "--tracking-uri", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or RUNS/mlflow.db."
+)
+@click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
+def run(
+    study: Path,
+    overrides: tuple[str, ...],
+    store: Path | None,
+    device: str,
+    limit: int | None,
+    out: Path | None,
+    in_process: bool,
+    address: str | None,
+    cpus: int | None,
+    tracking_uri: str | None,
+    no_tracking: bool,
+) -> None:
+    """Run a study, or go on with a run of it, and report.
+
+    Exit status: 0 if every trial has a result, 1 if one failed, 2 for bad input.
+    """
+    from harness.study import read_study
+
+    checked = read_study(study, overrides)
+    _show_overrides(checked.overrides)
+    folder = (out or Path("runs") / checked.name).expanduser().resolve()
+    sys.exit(
+        execute(
+            checked,
+            folder,
+            _workshop(store, device),
+            limit=limit,
+            executor=_executor(in_process, address, cpus, checked),
+            tracking=None if no_tracking else (tracking_uri or ""),
+        )
+    )
+
+
+def _show_overrides(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        click.echo(f"set {line}")
+
+
+def _executor(
+    in_process: bool, address: str | None, cpus: int | None, study: Any
+) -> Callable[[], AbstractContextManager[Any]]:
+    if in_process and address:
+        raise UsageError("--in-process uses no Ray; it cannot go with --address.")
+    if in_process:
+        from harness.execution import InProcess
+
+        return lambda: nullcontext(InProcess())
+    if address and cpus:
+        raise UsageError("--cpus is for the local Ray; a cluster given by --address has its own.")
+    from harness.cluster.session import ray_executor
+
+    return lambda: ray_executor(address, cpus, study.resources)
+
+
+def execute(
+    study: Any,
+    folder: Path,
+    workshop: Any,
+    *,
+    limit: int | None,
+    executor: Callable[[], AbstractContextManager[Any]],
+    tracking: str | None,
+) -> int:
+    """Run a checked study, report, and return the exit status.
+
+    ``tracking`` is a tracking URI, "" for the default store, or None for no tracking.
+    """
+    from harness.progress import Progress
+    from harness.run import run_study
+
+    console = Console(highlight=False, soft_wrap=True)
+    tracker = None
+
+    def open_tracker() -> Any:
+        nonlocal tracker
+        from harness.tracking import Tracker
+
+        tracker = Tracker(tracking or None, study.name, folder)
+        tracker.start(study.raw)
+        tracker.sync(folder)
+        return tracker
+
+    try:
+        summary = run_study(
+            study,
+            workshop,
+            folder,
+            executor,
+            command=_command_line(),
+            limit=limit,
+            sink=None if tracking is None else open_tracker,
+            progress=Progress(console),
+        )
+    except KeyboardInterrupt:
+        console.print(f"stopped; what is finished is in {folder}. The same command goes on.")
+        return 130
+    report = _report(folder, console)
+    if tracker is not None:
+        tracker.finish({}, "FINISHED" if summary.complete else "FAILED")
+        for name, link in tracker.links().items():
+            console.print(f"{name}: {link}", markup=False)
+    if report:
+        console.print(f"page: {report.page}", markup=False)
+    for error in summary.errors[:5]:
+        console.print(f"failed: {error.splitlines()[0]}", markup=False)
+    if not summary.complete:
+        console.print(f"{summary.done} of {summary.planned} trials have a result.")
+    return 0 if summary.complete else 1
+
+
+def _command_line() -> str:
+    return shlex.join(["puregen-bench", *sys.argv[1:]])
+
+
+def _report(folder: Path, console: Console) -> Any:
+    from harness.report.build import build_report
+    from harness.report.render import console_table
+
+    if not any((folder / "records").glob("*.json")):
+        return None
+    report = build_report(folder)
+    console.print(console_table(report.summary))
+    return report
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True)
+@click.option("--train", is_flag=True, help="Train the energy network instead of loading it.")
+@click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
+@_store
+@click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
+def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracking: bool) -> None:
+    """Show the whole line in two minutes: a clean-label backdoor, and purification against it.
+
+    Narcissus against PureGen-EBM and JPEG on the embedded data set ``shapes``; nothing is
+    downloaded. The energy network comes with the package together with its recipe; --train trains
+    it here first.
+    """
+    from harness.study import read_study
+    from harness.sweeps import path_of
+
+    study = read_study(path_of("demo_train" if train else "demo"))
+    sys.exit(
+        execute(
+            study,
+            out.expanduser().resolve(),
+            _workshop(store, "cpu"),
+            limit=None,
+            executor=_executor(in_process, None, None, study),
+            tracking=None if no_tracking else "",
+        )
+    )
+
+
+@cli.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_set
+@_store
+@_device
+def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device: str) -> None:
+    """Check a study, its data and its weights; start nothing."""
+    from harness.plan import make_plan
+    from harness.study import read_study
+
+    checked = read_study(study, overrides)
+    _show_overrides(checked.overrides)
+    plan = make_plan(checked, _workshop(store, device))
+    click.echo(f"{study}: valid, {len(plan.trials)} trials.")
+
+
+@cli.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_set
+@_store
+@_device
+@_limit
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
+)
+def plan(
+    study: Path,
+    overrides: tuple[str, ...],
+    store: Path | None,
+    device: str,
+    limit: int | None,
+    out: Path | None,
+) -> None:
+    """Show a study's trials, what is there already, and what the rest may cost."""
+    from harness.estimate import estimate
+    from harness.plan import make_plan
+    from harness.study import read_study
+
+    checked = read_study(study, overrides)
+    _show_overrides(checked.overrides)
+    workshop = _workshop(store, device)
+    made = make_plan(checked, workshop, limit)
+    folder = (out or Path("runs") / checked.name).expanduser().resolve()
+    console = Console(highlight=False)
+    console.print(estimate(made, checked, workshop, folder))
+
+
+@cli.command(name="ls")
+@click.argument("kind")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_components(kind: str, as_json: bool) -> None:
+    """List components: attacks, defenses, classifiers, datasets, generators, or studies."""
+    from harness.catalogue import list_kind, list_table
+
+    if as_json:
+        click.echo(json.dumps(list_kind(kind), indent=1))
+    else:
+        Console(highlight=False).print(list_table(kind))
+
+
+@cli.command()
+@click.argument("kind")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def describe(kind: str, name: str, as_json: bool) -> None:
+    """Describe one component: what it does, its parameters, its paper."""
+    from harness.catalogue import describe_component, describe_text
+
+    if as_json:
+        click.echo(json.dumps(describe_component(kind, name), indent=1))
+    else:
+        click.echo(describe_text(kind, name))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Make tables, figures and one page from the records of a run."""
+    from harness.report.build import build_report
+    from harness.report.render import console_table
+
+    made = build_report(run)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(console_table(made.summary))
+    console.print(f"page: {made.page}", markup=False)
+
+
+@cli.command(name="train-generator")
+@click.argument("kind")
+@click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the result."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="nf=32, recipe.lr=3e-4"
+)
+@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
+@_device
+def train_generator(
+    kind: str,
+    dataset: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    seed: int,
+    threads: int,
+    device: str,
+) -> None:
+    """Train a generator on any dataset; go on where an earlier call was stopped."""
+    from harness.generator_training import train
+
+    train(kind, dataset, out, overrides, seed, threads, device, Console(highlight=False))
+
+
+@cli.command(name="check-plugin")
+@click.argument("kind")
+@click.argument("name")
+def check_plugin(kind: str, name: str) -> None:
+    """Hold one component to the rules that every component must keep."""
+    from harness.conformance import check_component
+
+    for rule in check_component(kind, name):
+        click.echo(f"ok  {rule}")
+
+
+def main() -> None:
+    """Run the program; a usage error is one message and exit status 2."""
+    # Ray would otherwise build an environment of its own for workers under `uv run`.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        cli(standalone_mode=True)
+    except UsageError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

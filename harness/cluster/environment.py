@@ -1,0 +1,34 @@
+"""What Ray reads from the environment while it is imported; this file never imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+EVERYWHERE = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment, not a copy of it
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as outside
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files per trial that nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C belongs to the command line
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are handed on, not printed
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # records are the checkpoint of a study
+}
+LOCAL = {
+    "RAY_AUTH_MODE": "disabled",  # nothing but this machine can reach a local Ray, and no token
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # file is written; this is what binds it to loopback
+}
+LOUD = ("ray.tune", "ray.air", "ray.data", "ray.train")
+
+
+def prepare(*, local: bool) -> None:
+    """Set what Ray shall find in the environment; what the user has set stays.
+
+    Args:
+        local: Whether a Ray of our own is started, rather than one joined that others set up.
+    """
+    for name, value in (EVERYWHERE | LOCAL if local else EVERYWHERE).items():
+        os.environ.setdefault(name, value)
+    for logger in LOUD:
+        logging.getLogger(logger).setLevel(logging.CRITICAL)

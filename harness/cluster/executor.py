@@ -1,0 +1,50 @@
+"""The executor of a cluster: units as plain tasks, trials through Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.cluster.session import require
+from harness.core.values import Json
+from harness.execution import Done, Work
+from harness.study import Resources
+
+
+class RayExecutor:
+    """Runs work on the Ray that this process is connected to (see :func:`session.session`).
+
+    A piece whose process dies is run again: a unit twice, a trial once. What fails then is a
+    :class:`Done` with an error, like a piece that raises, and the others go on.
+
+    On Ctrl-C, running work is stopped, what has finished by then is still yielded, and
+    ``KeyboardInterrupt`` is raised.
+    """
+
+    # The two engines are imported where they are called, because Ray reads its environment while it
+    # is imported, and the session has to set it first.
+
+    def units(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]:
+        """Run many short pieces: a task costs milliseconds.
+
+        Raises:
+            UsageError: If no node has the resources of one piece.
+        """
+        from harness.cluster.tasks import run_tasks
+
+        require(resources)
+        return run_tasks(function, payloads, resources)
+
+    def trials(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]:
+        """Run the trials of a study, with Ray Tune.
+
+        Raises:
+            UsageError: If no node has the resources of one trial.
+        """
+        from harness.cluster.trials import run_trials
+
+        require(resources)
+        return run_trials(function, payloads, resources)

@@ -1,0 +1,127 @@
+"""A connection to Ray: a cluster that others started, or a local one for the time of a study."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.cluster.environment import prepare
+from harness.core.errors import UsageError
+from harness.study import Resources
+
+MIB = 2**20
+REACH_SECONDS = 5.0
+HOW_TO_START = (
+    "Start one with 'ray start --head' and give its address (HOST:6379, or 'auto' on one of its "
+    "machines); or give no address, which uses this machine alone."
+)
+
+
+@contextmanager
+def session(
+    address: str | None = None, cpus: int | None = None, gpus: float | None = None
+) -> Iterator[None]:
+    """Connect to Ray, or start a local one that listens on loopback only, and leave it again.
+
+    A Ray that this process is connected to already is used as it is, and left running.
+
+    Args:
+        address: ``HOST:PORT`` of a cluster, ``auto`` for the one this machine is part of, or None
+            for a local Ray (inside a Ray job: for the cluster that runs it).
+        cpus, gpus: What a local Ray may use; None: all that the machine has.
+
+    Raises:
+        UsageError: If the address cannot be reached, or a size is given for a cluster that others
+            sized.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    prepare(local=address is None)
+    import ray  # only now: it reads the environment while it is imported
+
+    if ray.is_initialized():
+        yield
+        return
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        settings |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "include_dashboard": False,
+            "object_store_memory": _object_store_bytes(),
+        }
+    else:
+        if cpus is not None or gpus is not None:
+            raise UsageError(
+                f"Ray at {address!r} has the CPUs and GPUs that it was started with; "
+                f"cpus={cpus} and gpus={gpus} are for a local Ray, without an address."
+            )
+        _reach(address)
+        settings["address"] = address
+    try:
+        ray.init(**settings)
+    except (ConnectionError, ValueError, OSError) as error:
+        raise UsageError(f"no Ray answers at {address!r}: {error} {HOW_TO_START}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def require(resources: Resources) -> None:
+    """Check that some node has what one piece of work asks for: it would wait for ever otherwise.
+
+    Raises:
+        UsageError: If none has; names both numbers.
+    """
+    import ray
+
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    sizes = [(int(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
+    if not any(c >= resources.cpus and g >= resources.gpus for c, g in sizes):
+        largest = " or ".join(f"{c} CPUs and {g:g} GPUs" for c, g in sorted(set(sizes)))
+        raise UsageError(
+            f"one trial asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs "
+            f"(resources in the study); the nodes of this Ray have {largest}."
+        )
+
+
+def _reach(address: str) -> None:
+    """Try a plain connection first: ``ray.init`` waits for minutes where nothing answers."""
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"{address!r} is an address of Ray Client, which this benchmark does not use: run it "
+            "on a machine of the cluster with 'auto', or hand it in with 'ray job submit'."
+        )
+    if address == "auto":
+        known = Path(_ray_folder(), "ray_current_cluster")
+        # Without the file Ray looks for its processes itself, and says so at once if it finds none.
+        if not known.is_file():
+            return
+        target = known.read_text().strip()
+    else:
+        target = address
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"a Ray address is HOST:PORT or 'auto'; got {target!r}. {HOW_TO_START}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        given = "" if target == address else f" (which {address!r} stands for)"
+        raise UsageError(f"no Ray answers at {target!r}{given}: {error}. {HOW_TO_START}") from error
+
+
+def _ray_folder() -> Path:
+    """Return the folder in which a Ray on this machine notes its address."""
+    base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(base, "ray")
+
+
+def _object_store_bytes() -> int:
+    """A tenth of the memory; Ray refuses less than 75 MiB, and takes 30 % if not told."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(max(memory // 10, 80 * MIB), 2048 * MIB)

@@ -1,0 +1,71 @@
+"""Many short pieces of work as plain Ray tasks; imported once a session has been opened."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import ray
+from ray.exceptions import RayError
+
+from harness.core.device import use_threads
+from harness.core.values import Json
+from harness.execution import Done, Work, attempt
+from harness.study import Resources
+
+RETRIES = 2  # of a piece whose process or node died; what it raises itself is final
+
+Result = tuple[dict[str, Json] | None, str, float]
+
+
+def run_tasks(
+    function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+) -> Iterator[Done]:
+    """Yield results in the order in which they finish (see :class:`RayExecutor`)."""
+    # max_calls=0 keeps the process of a task that has a GPU, which would else be started each time.
+    task = ray.remote(_run).options(
+        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=0
+    )
+    waiting = deque(range(len(payloads)))
+    pending: dict[ray.ObjectRef, int] = {}
+    window = _window(resources)
+    try:
+        while waiting or pending:
+            while waiting and len(pending) < window:
+                index = waiting.popleft()
+                pending[task.remote(function, payloads[index], resources.cpus)] = index
+            ready, _ = ray.wait(list(pending), num_returns=1)
+            yield _collect(ready[0], pending.pop(ready[0]))
+    except KeyboardInterrupt:
+        ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+        for ref in ready:
+            yield _collect(ref, pending.pop(ref))
+        raise
+    finally:
+        for ref in pending:
+            ray.cancel(ref, force=True)
+
+
+def _run(function: Work, payload: dict[str, Json], cpus: int) -> Result:
+    use_threads(cpus)
+    began = time.perf_counter()
+    value, error = attempt(function, payload)
+    return value, error, time.perf_counter() - began
+
+
+def _collect(ref: ray.ObjectRef, index: int) -> Done:
+    try:
+        value, error, seconds = ray.get(ref)
+    except RayError as crash:
+        return Done(index, None, f"{type(crash).__name__}: {crash}")
+    return Done(index, value, error, seconds)
+
+
+def _window(resources: Resources) -> int:
+    """Return how many tasks to hand in at once: twice what runs, so that no core waits."""
+    there = ray.cluster_resources()
+    slots = there.get("CPU", 0) / resources.cpus
+    if resources.gpus:
+        slots = min(slots, there.get("GPU", 0) / resources.gpus)
+    return max(2, 2 * int(slots))

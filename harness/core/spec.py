@@ -1,0 +1,91 @@
+"""Trial specs: everything that decides a trial's numbers, as plain values with a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.params import ComponentSpec
+from harness.core.values import Json
+
+PROTOCOL = "0.1"  # records under the same one are comparable; see CHANGELOG.md
+
+
+def digest(value: Json) -> str:
+    """Return the SHA-256 of a plain value in its canonical JSON form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """One seed per source of variance, so that their shares can be told apart."""
+
+    poison: int = 0
+    purify: int = 0
+    victim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """One training: which data, attack, defense, classifier, target and seeds.
+
+    Attributes:
+        dataset, attack, defense, classifier: Components with all their parameters.
+        scenario: How the victim is trained: ``from_scratch``.
+        seeds: Of poison, purification and victim.
+        target: The attacked target, for tables; the attack's own parameter holds it too.
+        floor_of: Attacks whose probes a trial without an attack is tested on as well.
+    """
+
+    dataset: ComponentSpec
+    scenario: str
+    attack: ComponentSpec
+    defense: ComponentSpec
+    classifier: ComponentSpec
+    seeds: Seeds
+    target: int | None = None
+    floor_of: tuple[ComponentSpec, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the spec as plain values."""
+        return {
+            "dataset": self.dataset.to_json(),
+            "scenario": self.scenario,
+            "attack": self.attack.to_json(),
+            "defense": self.defense.to_json(),
+            "classifier": self.classifier.to_json(),
+            "seeds": {
+                "poison": self.seeds.poison,
+                "purify": self.seeds.purify,
+                "victim": self.seeds.victim,
+            },
+            "target": self.target,
+            "floor_of": [a.to_json() for a in self.floor_of],
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> TrialSpec:
+        """Read a spec back; ``from_json(to_json(s)) == s``."""
+        parts = {k: ComponentSpec.from_json(raw[k]) for k in ("dataset", "attack", "defense")}
+        return cls(
+            **parts,
+            classifier=ComponentSpec.from_json(raw["classifier"]),
+            scenario=raw["scenario"],
+            seeds=Seeds(**raw["seeds"]),
+            target=raw["target"],
+            floor_of=tuple(ComponentSpec.from_json(a) for a in raw["floor_of"]),
+        )
+
+    @property
+    def spec_id(self) -> str:
+        """Hash of the spec and the protocol: 12 hexadecimal digits."""
+        return digest({"protocol": PROTOCOL, "trial": self.to_json()})[:12]
+
+
+def attack_id(attack: ComponentSpec) -> str:
+    """Return the hash by which a record tells whose probes an outcome is of."""
+    return digest(attack.to_json())[:12]

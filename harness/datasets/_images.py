@@ -1,0 +1,97 @@
+"""Image files on disk → uint8 arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.core.errors import DataError
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted: one per class.
+
+    Raises:
+        DataError: If the folder cannot be read or has no folder in it.
+    """
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read as a folder of classes: {error}") from error
+    if not names:
+        raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>.")
+    return names
+
+
+def labelled_files(
+    folder: Path, class_names: Sequence[str]
+) -> tuple[list[Path], NDArray[np.int64]]:
+    """Return the files below each class folder, sorted by path within a class, and their labels.
+
+    Hidden files (``.DS_Store``) are left out; every other file counts as an image.
+
+    Raises:
+        DataError: If a class has no file.
+    """
+    files: list[Path] = []
+    counts = []
+    for name in class_names:
+        found = [
+            path
+            for path in (folder / name).rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        ]
+        if not found:
+            raise DataError(f"class {name!r} has no images: {folder / name} holds no file.")
+        files += sorted(found, key=Path.as_posix)
+        counts.append(len(found))
+    return files, np.repeat(np.arange(len(counts)), counts)
+
+
+def read_images(files: Sequence[Path], size: int | None = None) -> NDArray[np.uint8]:
+    """Read images as RGB.
+
+    Args:
+        files: At least one.
+        size: Side in pixels to which each is squashed (bilinear), or None to keep its size.
+
+    Returns:
+        uint8 (N, 3, H, W).
+
+    Raises:
+        DataError: If a file is no readable 8-bit image, or two differ in size and ``size`` is None.
+    """
+    head = _read(files[0], size)
+    images = np.empty((len(files), 3, *head.shape[:2]), np.uint8)
+    for row, path in enumerate(files):
+        pixels = _read(path, size)
+        if pixels.shape != head.shape:
+            raise DataError(
+                f"all images must have one size: {files[0]} has {_side(head)} pixels, "
+                f"{path} has {_side(pixels)}. Give a size to resize them to."
+            )
+        images[row] = pixels.transpose(2, 0, 1)
+    return images
+
+
+def _side(pixels: NDArray[np.uint8]) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                # Pillow would cut such values off at 255 instead of scaling them.
+                raise DataError(f"{path} has more than 8 bits per channel; convert it to 8 bits.")
+            pixels = image.convert("RGB")
+            if size is not None and pixels.size != (size, size):
+                pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(pixels)
+    # Pillow reports damage with all of these, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is no readable image: {error}") from error

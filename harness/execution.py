@@ -1,0 +1,72 @@
+"""Where work runs: the contract of an executor, and the one that needs no cluster."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.core.device import use_threads
+from harness.core.values import Json
+from harness.study import Resources
+
+Work = Callable[[dict[str, Json]], dict[str, Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One finished piece of work.
+
+    Attributes:
+        index: Position in the list that was handed in.
+        value: What the function returned, or None if it failed.
+        error: Message and traceback of the failure, or "".
+        seconds: Wall time of the piece, as far as known.
+    """
+
+    index: int
+    value: dict[str, Json] | None
+    error: str = ""
+    seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Runs a module-level function over plain payloads; a failure never takes another with it.
+
+    Both methods yield results in the order in which they finish. ``units`` are what trials are
+    made of (a crafted poison, a block of purified rows); ``trials`` are the trainings of a study.
+    """
+
+    def units(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]: ...
+
+    def trials(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]: ...
+
+
+class InProcess:
+    """Runs one piece after the other in this process, with the threads that a trial is given."""
+
+    def units(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]:
+        """Run the pieces in order."""
+        use_threads(resources.cpus)
+        for index, payload in enumerate(payloads):
+            began = time.perf_counter()
+            value, error = attempt(function, payload)
+            yield Done(index, value, error, time.perf_counter() - began)
+
+    trials = units
+
+
+def attempt(function: Work, payload: dict[str, Json]) -> tuple[dict[str, Json] | None, str]:
+    """Call the function and return its value, or None and the error with its traceback."""
+    try:
+        return function(payload), ""
+    except Exception as error:  # noqa: BLE001 - the one place where a trial's failure is contained
+        return None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"

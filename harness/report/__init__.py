@@ -1,0 +1,1 @@
+"""From trial records to statistics, tables, figures and one self-contained page."""

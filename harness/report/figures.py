@@ -1,0 +1,109 @@
+"""Every figure of a report with its title and caption, drawn and stored as bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from harness.report.chart_curves import training_curves
+from harness.report.chart_images import AMPLIFIED, image_grid
+from harness.report.chart_magnification import magnification
+from harness.report.chart_targets import per_target
+from harness.report.chart_tradeoff import tradeoff
+from harness.report.samples import Gallery
+from harness.report.style import RC
+from harness.report.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure as files.
+
+    Attributes:
+        name: Of its files.
+        title: Heading.
+        caption: What to look at, and how many trials stand behind it.
+        svg, png: The two forms.
+        raster: Whether it is made of images, for which PNG is the smaller form.
+        width_px: Width at which it is meant to be seen.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+    raster: bool
+    width_px: int
+
+
+_CHARTS: tuple[tuple[str, str, Callable[[Summary], Figure | None], str], ...] = (
+    (
+        "tradeoff", "Natural accuracy against poison success", tradeoff,
+        "Up and to the left is better. The dashed line joins the points that none beats in both; "
+        "hollow points earn no credit; bars are 95 % intervals. The horizontal axis is stretched "
+        "(square root), so that low rates stay apart.",
+    ),
+    (
+        "targets", "Success per target", per_target,
+        "Large marks are means over seeds, small dots single trials. A defense that holds on "
+        "average may fail on one target: look for the highest mark of its colour. Targeted "
+        "attacks: one square per target image.",
+    ),
+    (
+        "magnification", "Success against trigger magnification", magnification,
+        "The attacker may magnify the trigger at test time. A defense that holds at x1 and gives "
+        "way at x2 or x3 has weakened the backdoor, not removed it. Bars are 95 % intervals; the "
+        "dotted line is what a clean model shows.",
+    ),
+    (
+        "curves", "Training", training_curves,
+        "Means over trials. Look for defenses that slow learning, and for the epoch in which the "
+        "poison takes hold.",
+    ),
+)  # fmt: skip
+
+
+def draw_all(summary: Summary, shown: Sequence[Gallery]) -> list[Drawing]:
+    """Draw every figure whose data are there.
+
+    Args:
+        summary: Of the run.
+        shown: Galleries of images.
+    """
+    count = sum(r.trials for r in summary.rows)
+    found = []
+    for name, title, draw, caption in _CHARTS:
+        with rc_context(RC):
+            figure = draw(summary)
+            if figure is not None:
+                said = f"{caption} n = {count} trials in the run."
+                found.append(_stored(name, title, said, figure, raster=False))
+    for index, gallery in enumerate(shown, 1):
+        with rc_context(RC):
+            name, title = f"images_{index}", f"Images: {gallery.title}"
+            found.append(_stored(name, title, _images(gallery), image_grid(gallery), raster=True))
+    return found
+
+
+def _images(gallery: Gallery) -> str:
+    target = "" if gallery.target is None else f" of target {gallery.target}"
+    return (
+        f"{len(gallery.clean)} poisoned rows{target} at three stages. The third column shows the "
+        f"change that the attack made, {AMPLIFIED} times as strong, around grey. Look for whether "
+        "it is still there after a defense, and for what else was lost."
+    )
+
+
+def _stored(name: str, title: str, caption: str, figure: Figure, *, raster: bool) -> Drawing:
+    width = int(figure.get_size_inches()[0] * 96)
+    svg, png = io.StringIO(), io.BytesIO()
+    # No date: the same data give the same bytes.
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    figure.clear()
+    return Drawing(name, title, caption, svg.getvalue(), png.getvalue(), raster, width)

@@ -1,0 +1,118 @@
+"""One number per trial, with its counts and the key by which defenses are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.report.statistics import Interval, mean_interval, share_interval, wilson
+from harness.report.trials import PairKey, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A share that one trial showed.
+
+    Attributes:
+        key: What it has in common with the same trial under another defense.
+        hits, total: Its counts; ``total`` is positive.
+    """
+
+    key: PairKey
+    hits: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """``hits / total``, in [0, 1]."""
+        return self.hits / self.total
+
+    @property
+    def target(self) -> int | None:
+        """The attacked target."""
+        return self.key[0]
+
+
+def accuracy(trials: Iterable[Trial]) -> list[Observation]:
+    """Natural accuracy of each finished trial."""
+    return [
+        Observation(t.pair_key(t.target), t.record.test_correct, t.record.test_rows)
+        for t in trials
+        if t.ok
+    ]
+
+
+def class_accuracy(trials: Iterable[Trial]) -> list[Observation]:
+    """Accuracy on the clean test images of the attacked class, for triggered attacks."""
+    found = []
+    for trial in trials:
+        rows, target = trial.record.class_rows, trial.target
+        if not trial.ok or trial.record.goal != "triggered" or target is None:
+            continue
+        if 0 <= target < len(rows) and rows[target]:
+            hits = trial.record.class_correct[target]
+            found.append(Observation(trial.pair_key(target), hits, rows[target]))
+    return found
+
+
+def successes(trials: Iterable[Trial], probe: str, label: str | None = None) -> list[Observation]:
+    """Poison success on one probe, one observation per finished trial and target.
+
+    Args:
+        trials: Any trials.
+        probe: Name of the probe.
+        label: Only outcomes of the attack of this label; in trials without an attack they are the
+            clean floor of that attack.
+    """
+    return [
+        Observation(t.pair_key(t.target if o.target is None else o.target), o.successes, o.trials)
+        for t in trials
+        if t.ok
+        for o in t.record.outcomes
+        if o.probe == probe and o.trials and label in (None, o.label)
+    ]
+
+
+def pooled(observations: Sequence[Observation]) -> Interval | None:
+    """k of n over all trials with its Wilson interval, or None of nothing.
+
+    For targeted attacks: each trial decides about its own target image.
+    """
+    if not observations:
+        return None
+    return wilson(sum(o.hits for o in observations), sum(o.total for o in observations))
+
+
+def averaged(observations: Sequence[Observation]) -> Interval | None:
+    """Mean of the trials' shares with its bootstrap interval, or None of nothing."""
+    return share_interval([(o.hits, o.total) for o in observations]) if observations else None
+
+
+def by_target(observations: Iterable[Observation]) -> dict[int | None, list[Observation]]:
+    """Group by target, in ascending order."""
+    found: dict[int | None, list[Observation]] = {}
+    for one in sorted(observations, key=lambda o: -1 if o.target is None else o.target):
+        found.setdefault(one.target, []).append(one)
+    return found
+
+
+def mean(observations: Sequence[Observation]) -> float | None:
+    """Mean share, or None of nothing."""
+    return sum(o.share for o in observations) / len(observations) if observations else None
+
+
+def paired_difference(
+    these: Iterable[Observation], those: Iterable[Observation]
+) -> Interval | None:
+    """Mean of (these minus those) over the trials that have a twin, or None where none has.
+
+    Twins attack the same target with the same poison and victim seed. Several twins (that differ
+    by their purification seed) are averaged first.
+    """
+    twins: dict[PairKey, list[float]] = {}
+    for one in those:
+        twins.setdefault(one.key, []).append(one.share)
+    differences = [
+        one.share - sum(twins[one.key]) / len(twins[one.key]) for one in these if one.key in twins
+    ]
+    return mean_interval(differences) if differences else None

@@ -1,0 +1,82 @@
+"""What the charts share: panels, titles, legends, ticks, error bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from harness.report.flags import DEAD
+from harness.report.statistics import Interval
+from harness.report.style import FAINT, Look, looks
+from harness.report.summary import Duel, Summary
+
+_PANEL = (4.3, 3.2)  # inches; three in a row fill a page
+
+
+def panels(count: int, width: float = 1.0) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``count`` panels in rows of two or three; ``width`` stretches them."""
+    columns = min(count, 3 if count > 4 or count == 3 else 2)
+    rows = math.ceil(count / columns)
+    size = (_PANEL[0] * columns * width, _PANEL[1] * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    flat = list(grid.flat)
+    for spare in flat[count:]:
+        spare.set_visible(False)
+    return figure, flat[:count]
+
+
+def defense_looks(summary: Summary) -> dict[str, Look]:
+    """Return the look of every defense of the run."""
+    return looks(summary.defenses, {r.defense for r in summary.rows if not r.defended})
+
+
+def defenses_of(duels: Iterable[Duel]) -> list[str]:
+    """Labels that appear, the undefended first."""
+    rows = sorted((r for d in duels for r in d.rows if r.trials), key=lambda r: r.defended)
+    return list(dict.fromkeys(r.defense for r in rows))
+
+
+def headline(duel: Duel) -> str | None:
+    """Return the name of the headline probe, or None without probes."""
+    return next((r.headline.name for r in duel.rows if r.headline), None)
+
+
+def titles(ax: Axes, duel: Duel, x: str, y: str) -> None:
+    """Title a panel with its attack and setting, and name its axes."""
+    dead = " (dead attack)" if any(DEAD in r.flags for r in duel.rows) else ""
+    ax.set_title(f"{duel.attack}{dead}\n", fontsize=9.5)
+    setting = ", ".join(part for part in duel.setting if part)
+    ax.text(0, 1.02, setting, transform=ax.transAxes, fontsize=7.5, color=FAINT, va="bottom")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+
+
+def legend(figure: Figure, style: dict[str, Look], names: Sequence[str], *, lines: bool) -> None:
+    """Put one legend of the defenses ``names`` below all panels."""
+    handles = [
+        Line2D([], [], color=style[n].colour, marker=style[n].marker, label=n,
+               linestyle=style[n].dash if lines else "none")
+        for n in names
+    ]  # fmt: skip
+    longest = max(len(n) for n in names)
+    width = figure.get_size_inches()[0]
+    columns = max(1, min(len(names), int(width / (0.5 + 0.075 * longest))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def percent_ticks() -> FuncFormatter:
+    """Label shares in [0, 1] as percent."""
+    return FuncFormatter(lambda share, _: f"{100 * share:g}" if 0 <= share <= 1 else "")
+
+
+def bars(interval: Interval) -> tuple[list[float], list[float]]:
+    """Lengths of an error bar below and above, as matplotlib wants them."""
+    low = interval.value if interval.low is None else interval.low
+    high = interval.value if interval.high is None else interval.high
+    return [interval.value - low], [high - interval.value]

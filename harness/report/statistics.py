@@ -1,0 +1,107 @@
+"""Intervals around shares and means: thin functions over scipy, no formula of our own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from harness.core.errors import DataError
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its 95 % interval.
+
+    Attributes:
+        value: The estimate; a share in [0, 1], or a difference of shares in [-1, 1].
+        low, high: Ends of the interval, with ``low <= value <= high``; None where the data allow
+            none (one number without counts, or numbers that are all the same).
+        n: Observations: images of a Wilson interval, trials of a bootstrap.
+        method: ``wilson``, ``BCa``, ``percentile`` or ``none``.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+def wilson(k: int, n: int) -> Interval:
+    """Return ``k`` of ``n`` as a share, with its Wilson score interval.
+
+    Raises:
+        DataError: If ``n`` is not positive or ``k`` is outside 0..n.
+
+    >>> wilson(0, 10).low
+    0.0
+    """
+    if not (n > 0 and 0 <= k <= n):
+        raise DataError(f"a share needs 0 <= k <= n and n > 0; got k={k}, n={n}.")
+    ends = stats.binomtest(k, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return _around(k / n, ends, n, "wilson")
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """Return the mean of ``values`` with a bootstrap interval over them.
+
+    BCa needs three values; two get the percentile interval, which is their range. Equal values say
+    nothing about their spread, so they get none.
+
+    Args:
+        values: One per trial.
+        seed: Of the resampling: the same values give the same interval.
+
+    Raises:
+        DataError: If there are no values.
+    """
+    if not len(values):
+        raise DataError("the mean of no values is undefined.")
+    sample = np.asarray(values, dtype=np.float64)
+    mean, n = float(sample.mean()), len(sample)
+    if np.ptp(sample) == 0:
+        return Interval(float(sample[0]), None, None, n, "none")
+    if n > 2:
+        ends = _bootstrap(sample, "BCa", seed)
+        if np.isfinite(ends).all():
+            return _around(mean, ends, n, "BCa")
+    return _around(mean, _bootstrap(sample, "percentile", seed), n, "percentile")
+
+
+def share_interval(counts: Sequence[tuple[int, int]], seed: int = 0) -> Interval:
+    """Return the mean of the shares k/n of several trials, with an interval.
+
+    Several trials: bootstrap over them, because images of one trial share a trained network. One
+    trial, or trials that all show the same share: Wilson on the counts of the smallest one.
+
+    Args:
+        counts: (k, n) per trial, n > 0.
+        seed: Of the resampling.
+    """
+    interval = mean_interval([k / n for k, n in counts], seed)
+    if interval.method != "none":
+        return interval
+    return wilson(*min(counts, key=lambda pair: pair[1]))
+
+
+def _bootstrap(sample: np.ndarray, method: str, seed: int) -> tuple[float, float]:
+    with warnings.catch_warnings():
+        # BCa warns, and answers nan, where its jackknife degenerates; the caller looks for nan.
+        warnings.simplefilter("ignore")
+        result = stats.bootstrap(
+            (sample,), np.mean, n_resamples=RESAMPLES, batch=1_000, method=method,
+            confidence_level=CONFIDENCE, rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _around(value: float, ends: tuple[float, float], n: int, method: str) -> Interval:
+    """Widen the ends to the estimate: BCa of very skewed values may leave it outside."""
+    return Interval(value, min(float(ends[0]), value), max(float(ends[1]), value), n, method)

@@ -1,0 +1,214 @@
+"""The result in sentences, made from the numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.report import flags
+from harness.report import observations as obs
+from harness.report.format import percent, percent_interval, points_interval
+from harness.report.statistics import Interval
+from harness.report.summary import Duel, Row, Summary
+from harness.report.trials import Trial
+
+TOLERATED_LOSS = 0.02
+"""Natural accuracy (a share) that the best defense may lose against the undefended twin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run shows of one attack, in words.
+
+    Attributes:
+        heading: Setting and attack.
+        text: A few sentences.
+    """
+
+    heading: str
+    text: str
+
+
+def verdicts(summary: Summary) -> list[Verdict]:
+    """Return one paragraph per attack and setting; for a run without attack, per setting."""
+    attacked = [d for d in summary.duels if any(d.trials.values()) and _attacked(d)]
+    chosen = attacked or list(summary.duels)
+    return [Verdict(_heading(d), " ".join(_sentences(d))) for d in chosen]
+
+
+def _attacked(duel: Duel) -> bool:
+    return any(t.attacked for group in duel.trials.values() for t in group)
+
+
+def _heading(duel: Duel) -> str:
+    return f"{duel.attack} on " + ", ".join(part for part in duel.setting if part)
+
+
+def _sentences(duel: Duel) -> list[str]:
+    if not any(r.trials for r in duel.rows):
+        return ["Every trial failed; see the list of failed trials."]
+    if not _attacked(duel):
+        return [_clean(duel)]
+    if flags.UNVERIFIED in duel.rows[0].flags:
+        return [f"Unverified. {flags.EXPLANATIONS[flags.UNVERIFIED]}"]
+    said = [_undefended(duel)]
+    if flags.DEAD in duel.rows[0].flags:
+        return [*said, f"The attack is dead in this run. {flags.EXPLANATIONS[flags.DEAD]}"]
+    idle = [r.defense for r in duel.rows if flags.NO_OP in r.flags]
+    if idle:
+        said.append(
+            f"{_listed(idle)} changed nothing and earn{'s' if len(idle) == 1 else ''} no credit."
+        )
+    return said + _comparison(duel)
+
+
+def _clean(duel: Duel) -> str:
+    shown = [f"{r.defense} {percent_interval(r.accuracy)} %" for r in duel.rows if r.accuracy]
+    return f"No attack ran. Natural accuracy: {'; '.join(shown)}."
+
+
+def _undefended(duel: Duel) -> str:
+    row = duel.undefended
+    if row is None:
+        return ""
+    accuracy = f"natural accuracy is {percent_interval(row.accuracy)} %"
+    if row.headline is None:
+        return f"Without a defense {accuracy}."
+    floor = row.headline.floor
+    return (
+        f"Without a defense the poison succeeds on {percent_interval(row.headline.success)} % of "
+        f"probe {row.headline.name} ("
+        + (f"clean floor {percent(floor)} %" if floor is not None else "clean floor not measured")
+        + f"; {_count(row)}), and {accuracy}."
+    )
+
+
+def _count(row: Row) -> str:
+    targets = f", {len(row.targets)} targets" if len(row.targets) > 1 else ""
+    return f"{row.trials} trial{'s' if row.trials != 1 else ''}{targets}"
+
+
+def _comparison(duel: Duel) -> list[str]:
+    rows = [r for r in duel.rows if r.credit]
+    if not rows:
+        return ["No defense was measured against it."]
+    if duel.goal == "availability":
+        return [_best_accuracy(duel, rows)]
+    keep = [r for r in rows if _loss(duel, r) <= TOLERATED_LOSS + 1e-12]
+    limit = f"{100 * TOLERATED_LOSS:.0f} points of accuracy"
+    if not keep:
+        return [f"No defense stays within {limit} of the undefended.", *_cheapest(duel, rows)]
+    best = min(keep, key=_order)
+    said = [_winner(best, len(keep) == 1, limit)]
+    ties = [
+        r for r in keep
+        if r is not best
+        and _tied(_success(r), _success(best), _paired(duel, r, best, accuracy=False))
+    ]  # fmt: skip
+    if ties:
+        said.append(
+            f"These trials cannot tell it from {_listed([_short(r) for r in ties])}: the two are "
+            "equal, or the interval of their difference contains 0."
+        )
+    stronger = [r for r in rows if r not in keep and _order(r) < _order(best)]
+    for row in stronger:
+        said.append(f"{_short(row)} goes lower, but costs {percent(_loss(duel, row))} points.")
+    return said
+
+
+def _winner(best: Row, alone: bool, limit: str) -> str:
+    if best.headline is None:
+        return ""
+    lead = f"Of the defenses that lose no more than {limit}, {best.defense} has the lowest success"
+    if alone:
+        lead = f"Only {best.defense} loses no more than {limit}"
+    said = f"{lead}: success {percent_interval(best.headline.success)} %"
+    if best.headline.delta:
+        said += f" ({points_interval(best.headline.delta)} points against the undefended)"
+    if best.accuracy_delta:
+        said += f", accuracy {points_interval(best.accuracy_delta)} points"
+    if best.headline.delta and not _below_zero(best.headline.delta):
+        said += "; that is not clearly below the undefended"
+    return f"{said}."
+
+
+def _cheapest(duel: Duel, rows: Sequence[Row]) -> list[str]:
+    best = min(rows, key=_order)
+    if best.headline is None:
+        return []
+    return [f"Lowest success: {_short(best)}, at a cost of {percent(_loss(duel, best))} points."]
+
+
+def _best_accuracy(duel: Duel, rows: Sequence[Row]) -> str:
+    best = max(rows, key=lambda r: r.accuracy.value if r.accuracy else 0.0)
+    ties = [
+        r.defense for r in rows
+        if r is not best and _tied(r.accuracy, best.accuracy, _paired(duel, r, best, accuracy=True))
+    ]  # fmt: skip
+    tie = f"; these trials cannot tell it from {_listed(ties)}" if ties else ""
+    gained = f" ({points_interval(best.accuracy_delta)} points)" if best.accuracy_delta else ""
+    return (
+        f"Natural accuracy is highest under {best.defense}: "
+        f"{percent_interval(best.accuracy)} %{gained}{tie}."
+    )
+
+
+def _loss(duel: Duel, row: Row) -> float:
+    """Accuracy lost against the undefended: paired where twins exist, else of the means."""
+    if row.accuracy_delta:
+        return -row.accuracy_delta.value
+    bare = duel.undefended
+    if bare is None or bare.accuracy is None or row.accuracy is None:
+        return 0.0
+    return bare.accuracy.value - row.accuracy.value
+
+
+def _order(row: Row) -> tuple[float, float]:
+    """Lowest success first; of equal ones the highest accuracy."""
+    success = row.headline.success.value if row.headline else 1.0
+    return success, -(row.accuracy.value if row.accuracy else 0.0)
+
+
+def _success(row: Row) -> Interval | None:
+    return row.headline.success if row.headline else None
+
+
+def _tied(one: Interval | None, other: Interval | None, difference: Interval | None) -> bool:
+    """Whether two defenses cannot be told apart.
+
+    Judged by the interval of their paired difference. A single pair, or none, has no such interval:
+    then by whether the intervals of the two overlap.
+    """
+    if difference and difference.low is not None and difference.high is not None:
+        return difference.low <= 0 <= difference.high
+    if difference and difference.n > 1:  # the same difference in every pair
+        return abs(difference.value) < 1e-12
+    if one is None or other is None:
+        return False
+    ends = [(i.value, i.value) if i.low is None or i.high is None else (i.low, i.high)
+            for i in (one, other)]  # fmt: skip
+    return max(low for low, _ in ends) <= min(high for _, high in ends)
+
+
+def _paired(duel: Duel, these: Row, those: Row, *, accuracy: bool) -> Interval | None:
+    def measured(row: Row) -> list[obs.Observation]:
+        trials: Sequence[Trial] = duel.trials[row.defense]
+        if accuracy or row.headline is None:
+            return obs.accuracy(trials)
+        return obs.successes(trials, row.headline.name)
+
+    return obs.paired_difference(measured(these), measured(those))
+
+
+def _below_zero(difference: Interval) -> bool:
+    high = difference.value if difference.high is None else difference.high
+    return high < 0
+
+
+def _short(row: Row) -> str:
+    success = f" ({percent(row.headline.success.value)} %)" if row.headline else ""
+    return f"{row.defense}{success}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,176 @@
+"""One trial: poison, purify, train, evaluate. This file is the benchmark in one page."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from harness.core.data import Dataset, ImageSet, PoisonedSet
+from harness.core.device import pick_device, pick_dtype
+from harness.core.errors import NoEffect
+from harness.core.params import construct
+from harness.core.protocols import CLASSIFIERS, DEFENSES
+from harness.core.records import Outcome, Stage, TrialRecord
+from harness.core.seeds import stream
+from harness.core.spec import TrialSpec, attack_id
+from harness.environment import environment
+from harness.evaluation import count_per_class, count_probes, movement
+from harness.training import Epoch, Predictor, build_model, fit
+from harness.workshop import Workshop
+
+SAMPLES = 8  # poisoned rows kept as pictures: before, poisoned, purified
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """A record, and the pictures that go with it (uint8 (k, C, H, W) by stage)."""
+
+    record: TrialRecord
+    samples: dict[str, np.ndarray]
+
+
+def run_trial(
+    spec: TrialSpec, workshop: Workshop, labels: dict[str, str] | None = None
+) -> TrialResult:
+    """Run one trial and return what it measured.
+
+    Args:
+        spec: What to run.
+        workshop: Where datasets, networks, poisons and purified rows come from.
+        labels: Short names of attacks for tables, by their id.
+    """
+    cost = _Costs()
+    data = workshop.dataset(spec.dataset)
+    with cost.stage("poison") as stage:
+        poisoned, made = workshop.poisoned(data, spec.attack, spec.seeds.poison)
+        stage.reuse(made)
+    with cost.stage("purify") as stage:
+        purified, made = workshop.purified(data, poisoned.train, spec.defense, spec.seeds.purify)
+        stage.reuse(made)
+    with cost.stage("train"):
+        predict, curves = _train(spec, workshop, purified, data.test, poisoned)
+    with cost.stage("evaluate"):
+        class_rows, class_correct = count_per_class(predict, data.test)
+        outcomes = _outcomes(spec, workshop, data, poisoned, predict, labels or {})
+    record = TrialRecord(
+        spec=spec.to_json(),
+        spec_id=spec.spec_id,
+        goal=poisoned.goal,
+        test_rows=sum(class_rows),
+        test_correct=sum(class_correct),
+        class_rows=class_rows,
+        class_correct=class_correct,
+        class_names=data.class_names,
+        outcomes=tuple(outcomes),
+        poisons=len(poisoned.poison_ids),
+        train_rows=len(poisoned.train),
+        movement=movement(poisoned.train, purified, poisoned.poison_ids),
+        curves=curves,
+        details=poisoned.details,
+        stages=cost.stages,
+        environment=environment(pick_device(workshop.device), predict.dtype),
+    )
+    return TrialResult(record, _samples(data.train, poisoned, purified))
+
+
+def _train(
+    spec: TrialSpec,
+    workshop: Workshop,
+    train: ImageSet,
+    test: ImageSet,
+    poisoned: PoisonedSet,
+) -> tuple[Predictor, dict[str, list[float]]]:
+    """Train the victim; the test set is looked at for curves only, nothing is chosen by it."""
+    classifier = construct(CLASSIFIERS, spec.classifier, {})
+    defense = workshop.component(DEFENSES, spec.defense)
+    device = pick_device(workshop.device)
+    dtype = pick_dtype(classifier.recipe.precision, device)
+    rng = stream(spec.seeds.victim, "train")
+    model = build_model(classifier.build, train.num_classes, train.image_shape, rng)
+    curves: dict[str, list[float]] = {"loss": [], "rows": [], "test_accuracy": []}
+    probes = poisoned.probes[:1]
+    curves |= {f"success_{probe.name}": [] for probe in probes}
+    watched = [_every_nth(p.images, p.adv_labels) for p in probes]
+
+    def on_epoch(epoch: Epoch, model: nn.Module) -> None:
+        now = Predictor(model, dtype)
+        curves["loss"].append(epoch.loss)
+        curves["rows"].append(float(epoch.rows))
+        curves["test_accuracy"].append(float(np.mean(now(test.images) == test.labels)))
+        for probe, (images, wanted) in zip(probes, watched, strict=True):
+            curves[f"success_{probe.name}"].append(float(np.mean(now(images.images) == wanted)))
+
+    hooks = defense.hooks()
+    predict = fit(
+        model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch
+    )
+    return predict, curves
+
+
+def _every_nth(
+    images: ImageSet, wanted: np.ndarray, most: int = 500
+) -> tuple[ImageSet, np.ndarray]:
+    """Thin out a probe for the curves; the reported rates use all of it."""
+    rows = np.arange(0, len(images), max(1, len(images) // most))
+    return images.take(rows), wanted[rows]
+
+
+def _outcomes(
+    spec: TrialSpec,
+    workshop: Workshop,
+    data: Dataset,
+    poisoned: PoisonedSet,
+    predict: Predictor,
+    labels: dict[str, str],
+) -> list[Outcome]:
+    """Count on the attack's probes, and for a control on those of every attack: its floor."""
+    judged = [(spec.attack, poisoned.probes)] if poisoned.probes else []
+    for attack in spec.floor_of:
+        judged.append((attack, workshop.poisoned(data, attack, spec.seeds.poison)[0].probes))
+    found = []
+    for attack, probes in judged:
+        name = attack_id(attack)
+        target = probes[0].adv_labels[0] if spec.floor_of else spec.target
+        label = labels.get(name, attack.name)
+        target = None if target is None else int(target)
+        found += count_probes(predict, probes, attack=name, label=label, target=target)
+    return found
+
+
+def _samples(clean: ImageSet, poisoned: PoisonedSet, purified: ImageSet) -> dict[str, np.ndarray]:
+    """Return a few poisoned rows that the defense kept, at the three stages."""
+    kept = poisoned.poison_ids[np.isin(poisoned.poison_ids, purified.ids)][:SAMPLES]
+    if not len(kept):
+        kept = purified.ids[:SAMPLES]
+    stages = {"clean": clean, "poisoned": poisoned.train, "purified": purified}
+    return {name: part.images[part.positions(kept)] for name, part in stages.items()}
+
+
+@dataclass
+class _Running:
+    reused: bool = False
+    seconds: float | None = None
+
+    def reuse(self, made: object) -> None:
+        """Report what the artefact cost when it was made, not what reading it cost."""
+        self.reused = made.reused
+        self.seconds = made.seconds
+
+
+@dataclass
+class _Costs:
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[_Running]:
+        running, began = _Running(), time.perf_counter()
+        yield running
+        seconds = time.perf_counter() - began if running.seconds is None else running.seconds
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+        self.stages[name] = Stage(seconds, peak, running.reused)
