@@ -55,7 +55,7 @@ class EBM(nn.Module):
 
     resource_kind: ClassVar[str] = "generator"
 
-    def __init__(self, config: EBMConfig = EBMConfig()) -> None:  # noqa: B008 - frozen
+    def __init__(self, config: EBMConfig = EBMConfig()) -> None:
         super().__init__()
         self.config = config
         nf, channels = config.nf, 3 * config.patch_size**2

@@ -13,7 +13,6 @@ from torch import nn
 
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
-from harness.core.errors import NoEffect
 from harness.core.params import construct
 from harness.core.protocols import CLASSIFIERS, DEFENSES
 from harness.core.records import Outcome, Stage, TrialRecord

@@ -68,8 +68,8 @@ class TestNpz:
         ).load()  # fmt: skip
         assert last.train.image_shape == (3, 8, 9)
         assert last.train.images[4, 2, 7, 5] == x[4, 7, 5, 2]
-        assert last.train.digest() == first.train.digest()
-        assert last.test.digest() == first.test.digest()
+        assert last.train.digest == first.train.digest
+        assert last.test.digest == first.test.digest
         assert last.class_names == ("0", "1", "2")
 
     def test_grey_images_have_one_channel(self, save, rng):
@@ -96,8 +96,8 @@ class TestNpz:
             np.testing.assert_array_equal(part.images, images[rows].transpose(0, 3, 1, 2))
             np.testing.assert_array_equal(part.labels, labels[rows])
         again, other = (Npz(path=path, test_share=0.3, seed=s).load() for s in (0, 1))
-        assert again.test.digest() == data.test.digest()
-        assert again.train.digest() == data.train.digest()
+        assert again.test.digest == data.test.digest
+        assert again.train.digest == data.train.digest
         assert other.test.ids.tolist() != data.test.ids.tolist()
 
     def test_class_names_and_number_of_classes_can_be_given(self, save, rng):
@@ -146,7 +146,7 @@ class TestNpz:
             Npz(path=save(**good | change)).load()
 
     def test_other_keys_are_named(self, save):
-        with pytest.raises(DataError, match="must hold x_train.*it holds X, y"):
+        with pytest.raises(DataError, match=r"must hold x_train.*it holds X, y"):
             Npz(path=save(X=[1], y=[1])).load()
 
     def test_a_share_of_a_file_with_a_test_set_or_of_too_few_rows_is_refused(self, save, rng):
@@ -228,9 +228,9 @@ class TestImageFolder:
     def test_val_stands_in_for_test_and_classes_alone_have_none(self, folder):
         whole = ImageFolder(path=folder).load()
         (folder / "test").rename(folder / "val")
-        assert ImageFolder(path=folder).load().test.digest() == whole.test.digest()
+        assert ImageFolder(path=folder).load().test.digest == whole.test.digest
         data = ImageFolder(path=folder / "train").load()
-        assert data.train.digest() == whole.train.digest()
+        assert data.train.digest == whole.train.digest
         assert len(data.test) == 0
 
     def test_images_of_two_sizes_are_an_error_that_names_both(self, folder, rng):

@@ -19,7 +19,7 @@ def image_set(labels, num_classes):
 def test_first_keeps_the_order_and_all_rows_of_a_smaller_set():
     images = image_set([2, 0, 1, 0], 3)
     np.testing.assert_array_equal(first(images, 2).ids, [100, 101])
-    assert first(images, 9).digest() == images.digest()
+    assert first(images, 9).digest == images.digest
 
 
 def test_per_class_takes_the_first_of_each_in_the_order_of_the_set():

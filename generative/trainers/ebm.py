@@ -32,6 +32,10 @@ class Ebm:
     recipe: EBMRecipe = field(default_factory=EBMRecipe)
 
     produces: ClassVar[type] = EBM
+    example: ClassVar[Mapping[str, Any]] = {
+        "nf": 8,
+        "recipe": {"iterations": 4, "batch_size": 8, "bank_size": 16, "chain_steps": 2},
+    }
 
     def train(
         self,

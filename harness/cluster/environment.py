@@ -10,6 +10,9 @@ EVERYWHERE = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment, not a copy of it
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as outside
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # A process that died is told of in the result of its piece; Ray says so on stdout as well.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|retries remaining",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer reporter prints even when told to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files per trial that nobody reads
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C belongs to the command line
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are handed on, not printed

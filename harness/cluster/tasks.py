@@ -24,9 +24,9 @@ def run_tasks(
 ) -> Iterator[Done]:
     """Yield results in the order in which they finish (see :class:`RayExecutor`)."""
     # max_calls=0 keeps the process of a task that has a GPU, which would else be started each time.
-    task = ray.remote(_run).options(
+    task = ray.remote(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=0
-    )
+    )(_run)
     waiting = deque(range(len(payloads)))
     pending: dict[ray.ObjectRef, int] = {}
     window = _window(resources)

@@ -7,11 +7,14 @@ import queue
 import tempfile
 import threading
 import time
+from pathlib import Path
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
 
 from harness.core.device import use_threads
 from harness.core.values import Json
@@ -29,24 +32,120 @@ def run_trials(
     Tune runs in a thread, so that this one can hand results on as they come, and gets Ctrl-C.
     """
     missing = set(range(len(payloads)))
+    if not missing:
+        return
     feed = _Feed()
-    with tempfile.TemporaryDirectory(prefix="puregen-bench-tune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="puregen-bench-") as folder:
         tuner = _tuner(function, payloads, resources, feed, folder)
-        runner = threading.Thread(target=feed.run, args=(tuner,), name="tune", daemon=True)
+        thread = threading.Thread(target=feed.watch, args=(tuner,), name="tune", daemon=True)
+        thread.start()
         try:
-            runner.start()
-            while missing:
-                done = feed.get()
-                if done is None:
-                    break
+            while (done := feed.queue.get()) is not None:
                 if done.index in missing:
                     missing.remove(done.index)
                     yield done
         except (KeyboardInterrupt, SystemExit):
-            yield from feed.rest(missing)
+            while not feed.queue.empty():
+                done = feed.queue.get()
+                if done is not None and done.index in missing:
+                    missing.remove(done.index)
+                    yield done
             raise
         finally:
-            feed.stopped.set()
-            runner.join()
+            feed.stop.set()
+            thread.join()
     for index in sorted(missing):
-        yield Done(index, None, feed.error)
+        yield Done(index, None, feed.error or "Ray Tune ended without a result of this trial.")
+
+
+class _Feed(tune.Callback, tune.Stopper):
+    """What Tune tells of its trials, as they finish, and the way to make it stop.
+
+    Attributes:
+        queue: Results, and None when Tune has ended.
+        stop: Set to end the run.
+        error: Why Tune itself gave up, if it did.
+    """
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
+        self.stop = threading.Event()
+        self.actors: dict[str, Any] = {}
+        self.error = ""
+
+    def __reduce__(self) -> tuple[type[_Feed], tuple[()]]:
+        """Tune pickles its settings, for a restore that never happens."""
+        return type(self), ()
+
+    def watch(self, tuner: tune.Tuner) -> None:
+        """Run Tune to its end."""
+        try:
+            tuner.fit()
+        except (TuneError, RayError, RuntimeError, OSError) as error:
+            self.error = f"{type(error).__name__}: {error}"
+        finally:
+            self.queue.put(None)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Let every trial run to its end."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end the run."""
+        return self.stop.is_set()
+
+    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+        """Note who runs the trial."""
+        self.actors[trial.trial_id] = trial.temporary_state.ray_actor
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Take the result out, so that Tune does not keep it, and write it to disk, as well."""
+        value, error = json.loads(result.pop("returned"))
+        self.queue.put(Done(trial.config["index"], value, error, result["seconds"]))
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+        """Note a trial whose process died once too often."""
+        self.queue.put(Done(trial.config["index"], None, Path(trial.error_file).read_text()))
+
+    def on_step_end(self, **_: Any) -> None:
+        """Kill what runs once Tune has been told to stop; it would wait ten seconds for it."""
+        if self.stop.is_set():
+            for actor in self.actors.values():
+                ray.kill(actor)
+            self.actors.clear()
+
+
+def _tuner(
+    function: Work,
+    payloads: Sequence[dict[str, Json]],
+    resources: Resources,
+    feed: _Feed,
+    folder: str,
+) -> tune.Tuner:
+    run = tune.with_parameters(
+        _trial, function=function, payloads=list(payloads), cpus=resources.cpus
+    )
+    return tune.Tuner(
+        tune.with_resources(run, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        param_space={"index": tune.grid_search(list(range(len(payloads))))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[feed],
+            stop=feed,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+
+
+def _trial(
+    config: dict[str, int], function: Work, payloads: list[dict[str, Json]], cpus: int
+) -> None:
+    use_threads(cpus)
+    began = time.perf_counter()
+    value, error = attempt(function, payloads[config["index"]])
+    # Tune's reporter prints a line about each trial that reports nothing it would keep: seconds.
+    seconds = time.perf_counter() - began
+    tune.report({"returned": json.dumps([value, error]), "seconds": seconds})

@@ -124,9 +124,11 @@ class Generator(Protocol):
 
     Class attributes:
         produces: Type of the trained model; it has ``resource_kind = "generator"``.
+        example: Small parameters with which the conformance kit runs it.
     """
 
     produces: ClassVar[type]
+    example: ClassVar[Mapping[str, Any]]
 
     def train(
         self,

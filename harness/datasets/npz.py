@@ -142,9 +142,11 @@ def _read(path: Path) -> dict[str, Array]:
         DataError: If it is missing, damaged, no .npz file, or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; expected an .npz file of named arrays.")
+        # Opened here, since numpy leaves a damaged file open.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise DataError(f"{path} is a single array; expected an .npz of named arrays.")
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -122,12 +123,19 @@ def _arch(x: Floats, y: Floats) -> Floats:
     return np.maximum(np.abs(_disc(x, y, 0.75)) - 0.22, -y)
 
 
-def _wave(x: Floats, y: Floats) -> Floats:
-    height, pitch = 0.4, 4.5
-    rise: Floats = height * np.sin(pitch * x)
-    slope: Floats = height * pitch * np.cos(pitch * x)
-    band = np.abs(y - rise) / _length(slope, np.ones_like(x)) - 0.2
-    return np.maximum(band, np.abs(x) - 1.0)
+def _segment(x: Floats, y: Floats, start: complex, end: complex) -> Floats:
+    """Distance to a straight line between two points, x + iy."""
+    edge = end - start
+    along = ((x - start.real) * edge.real + (y - start.imag) * edge.imag) / abs(edge) ** 2
+    along = np.clip(along, 0, 1)
+    return _length(x - start.real - along * edge.real, y - start.imag - along * edge.imag)
+
+
+def _zigzag(x: Floats, y: Floats) -> Floats:
+    corners = (-0.9 - 0.45j, -0.3 + 0.45j, 0.3 - 0.45j, 0.9 + 0.45j)
+    lines = [_segment(x, y, start, end) for start, end in pairwise(corners)]
+    nearest: Floats = np.minimum.reduce(lines)
+    return nearest - 0.15
 
 
 # Signed distance to each shape's edge, in units of its radius: negative inside. No two shapes of
@@ -151,7 +159,7 @@ SHAPES: Mapping[str, Mapping[str, Distance]] = {
         "heart": _heart,
         "arrow": _arrow,
         "arch": _arch,
-        "wave": _wave,
+        "zigzag": _zigzag,
     },
 }
 

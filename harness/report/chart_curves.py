@@ -6,8 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from harness.report.panels import defense_looks, defenses_of, legend, percent_ticks, titles
+from harness.report.panels import (
+    defense_looks,
+    defenses_of,
+    legend,
+    panels,
+    percent_ticks,
+    titles,
+)
 from harness.report.summary import Duel, Summary
 from harness.report.trials import Trial, natural_key
 
@@ -31,14 +39,14 @@ def training_curves(summary: Summary) -> Figure | None:
                 epochs = np.arange(1, len(curve) + 1)
                 ax.plot(
                     epochs, curve, color=look.colour, linestyle=look.dash, marker=look.marker,
-                    markersize=4, markeredgecolor="white", markevery=max(1, len(curve) // 10),
+                    markersize=3.5, markevery=max(1, len(curve) // 10),
                 )  # fmt: skip
         what = "test accuracy" if name == "test_accuracy" else name.replace("_", ", probe ")
         titles(ax, duel, "epoch", f"{what} (%)")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.yaxis.set_major_formatter(percent_ticks())
         if name != "test_accuracy":
-            ax.set_ylim(-0.02, 1.02)
+            ax.set_ylim(-0.04, 1.04)
     legend(figure, style, defenses_of([d for d, _ in drawn]), lines=True)
     return figure
 
@@ -61,4 +69,5 @@ def _mean_curve(trials: Sequence[Trial], name: str) -> np.ndarray | None:
     if not curves:
         return None
     length = min(map(len, curves))
-    return np.asarray([curve[:length] for curve in curves]).mean(axis=0)
+    stacked: np.ndarray = np.asarray([curve[:length] for curve in curves]).mean(axis=0)
+    return stacked

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from harness.report.panels import (
-    bars,
     defense_looks,
     defenses_of,
+    error_bars,
     legend,
     panels,
     percent_ticks,
     titles,
 )
 from harness.report.statistics import Interval
-from harness.report.style import INK, Look
+from harness.report.style import FLOOR, Look
 from harness.report.summary import Row, Summary
 
 
@@ -30,7 +30,7 @@ def magnification(summary: Summary) -> Figure | None:
     if not duels:
         return None
     figure, axes = panels(len(duels))
-    style = defense_looks(summary)
+    style, floored = defense_looks(summary), False
     for ax, duel in zip(axes, duels, strict=True):
         drawn = [r for r in duel.rows if _magnified(r)]
         for index, row in enumerate(drawn):
@@ -38,15 +38,15 @@ def magnification(summary: Summary) -> Figure | None:
             # A little aside, so that bars of equal height do not hide each other.
             shifted = np.array(steps) + 0.02 * (index - (len(drawn) - 1) / 2)
             _line(ax, shifted, successes, style[row.defense])
-        _floor_line(ax, drawn)
+        floored |= _floor_line(ax, drawn)
         titles(ax, duel, "magnification of the trigger", "poison success (%)")
         ax.xaxis.set_major_locator(
             FixedLocator(sorted({s for r in drawn for s, _ in _magnified(r)}))
         )
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"x{x:g}"))
         ax.yaxis.set_major_formatter(percent_ticks())
-        ax.set_ylim(-0.02, 1.02)
-    legend(figure, style, defenses_of(duels), lines=True)
+        ax.set_ylim(-0.04, 1.04)
+    legend(figure, style, defenses_of(duels), lines=True, floor=floored)
     return figure
 
 
@@ -61,22 +61,23 @@ def _magnified(row: Row) -> list[tuple[float, Interval]]:
 
 
 def _line(ax: Axes, x: np.ndarray, intervals: Sequence[Interval], look: Look) -> None:
-    bars = np.array([[side[0] for side in bars(i)] for i in intervals]).T
+    bars = np.array([[side[0] for side in error_bars(i)] for i in intervals]).T
     ax.errorbar(
         x, [i.value for i in intervals], yerr=bars, color=look.colour, marker=look.marker,
         linestyle=look.dash, elinewidth=0.9, capsize=2, markeredgecolor="white",
+        markeredgewidth=0.4,
     )  # fmt: skip
 
 
-def _floor_line(ax: Axes, rows: Sequence[Row]) -> None:
+def _floor_line(ax: Axes, rows: Sequence[Row]) -> bool:
+    """Draw the clean floor; return whether there is one."""
     bare = next((r for r in rows if not r.defended), None)
     if bare is None:
-        return
+        return False
     names = {p.name: p.floor for p in bare.probes if p.floor is not None}
     steps = [(step, names.get(f"x{step:g}")) for step, _ in _magnified(bare)]
     known = [(step, floor) for step, floor in steps if floor is not None]
     if known:
         x, y = zip(*known, strict=True)
-        ax.plot(x, y, color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
-        ax.annotate("clean floor", (x[-1], y[-1]), xytext=(0, 3), textcoords="offset points",
-                    ha="right", fontsize=7.5, color=INK)  # fmt: skip
+        ax.plot(x, y, **FLOOR)
+    return bool(known)

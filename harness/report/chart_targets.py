@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from harness.report import observations as obs
@@ -18,6 +19,9 @@ from harness.report.panels import (
 )
 from harness.report.style import Look
 from harness.report.summary import Duel, Summary
+
+# From a grey that is seen on white (measured, no success) to a dark blue; not measured is white.
+_BLUES = LinearSegmentedColormap.from_list("success", ["#e4e7eb", "#6ba3d0", "#08306b"])
 
 
 def per_target(summary: Summary) -> Figure | None:
@@ -57,8 +61,10 @@ def _target_dots(ax: Axes, duel: Duel, style: dict[str, Look]) -> None:
             x, shares = targets.index(target) + shift, [o.share for o in group]
             if len(shares) > 1:
                 ax.plot([x] * len(shares), shares, ".", color=look.colour, alpha=0.55, markersize=5)
-            ax.plot(x, sum(shares) / len(shares), look.marker, color=look.colour,
-                    markersize=6.5, markeredgecolor="white", zorder=3)  # fmt: skip
+            ax.plot(
+                x, sum(shares) / len(shares), look.marker, color=look.colour, markersize=6.5,
+                markeredgecolor="white", markeredgewidth=0.4, zorder=3,
+            )  # fmt: skip
     names = next((t.record.class_names for g in duel.trials.values() for t in g), ())
     titles(ax, duel, "target (adversarial class)", f"success, probe {probe} (%)")
     labels = [f"{t} {names[t]}" if t < len(names) else str(t) for t in targets]
@@ -70,7 +76,7 @@ def _target_dots(ax: Axes, duel: Duel, style: dict[str, Look]) -> None:
         ax.axvline(edge - 0.5, color="#e3e3e3", linewidth=0.6)
     ax.set_xlim(-0.5, len(targets) - 0.5)
     ax.yaxis.set_major_formatter(percent_ticks())
-    ax.set_ylim(-0.02, 1.02)
+    ax.set_ylim(-0.04, 1.04)
 
 
 def _target_matrix(ax: Axes, duel: Duel) -> None:
@@ -82,14 +88,14 @@ def _target_matrix(ax: Axes, duel: Duel) -> None:
         for target, group in obs.by_target(obs.successes(duel.trials[defense], probe)).items():
             if target is not None:
                 shares[row, targets.index(target)] = obs.mean(group)
-    mesh = ax.pcolormesh(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=1,
+    mesh = ax.pcolormesh(np.ma.masked_invalid(shares), cmap=_BLUES, vmin=0, vmax=1,
                          edgecolors="white", linewidth=1.5)  # fmt: skip
     titles(ax, duel, f"target ({len(targets)})", "")
     ax.set_yticks(np.arange(len(drawn)) + 0.5, drawn)
     ax.invert_yaxis()
     if len(targets) <= 30:
         ax.set_xticks(np.arange(len(targets)) + 0.5, [str(t) for t in targets],
-                      rotation=90 if max(targets) > 99 else 0)  # fmt: skip
+                      rotation=90 if len(targets) > 12 else 0)  # fmt: skip
     else:
         ax.set_xticks([])
     ax.tick_params(length=0)

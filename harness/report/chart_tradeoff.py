@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.report.panels import (
-    bars,
     defense_looks,
     defenses_of,
+    error_bars,
     legend,
     panels,
     percent_ticks,
     titles,
 )
-from harness.report.style import FAINT, Look
+from harness.report.style import FAINT, FLOOR, Look
 from harness.report.summary import Row, Summary
 
 _TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
@@ -30,10 +30,14 @@ def tradeoff(summary: Summary) -> Figure | None:
     if not duels:
         return None
     figure, axes = panels(len(duels))
-    style = defense_looks(summary)
+    style, floored = defense_looks(summary), False
     for ax, duel in zip(axes, duels, strict=True):
         rows = [r for r in duel.rows if r.headline and r.accuracy]
-        _front(ax, rows)
+        _front(ax, [r for r in rows if r.credit or not r.defended])
+        floor = next((r.headline.floor for r in rows if r.headline), None)
+        if floor is not None:
+            ax.axvline(floor, **FLOOR)
+            floored = True
         for row in rows:
             _point(ax, row, style[row.defense])
         headline = next(r.headline.name for r in rows if r.headline)
@@ -41,7 +45,7 @@ def tradeoff(summary: Summary) -> Figure | None:
         _square_root_axis(ax)
         ax.yaxis.set_major_formatter(percent_ticks())
         ax.margins(y=0.15)
-    legend(figure, style, defenses_of(duels), lines=False)
+    legend(figure, style, defenses_of(duels), lines=False, floor=floored)
     return figure
 
 
@@ -51,15 +55,19 @@ def _point(ax: Axes, row: Row, look: Look) -> None:
     success, accuracy = row.headline.success, row.accuracy
     hollow = row.defended and not row.credit
     ax.errorbar(
-        success.value, accuracy.value, xerr=bars(success), yerr=bars(accuracy),
+        success.value, accuracy.value, xerr=error_bars(success), yerr=error_bars(accuracy),
         fmt=look.marker, color=look.colour, ecolor=look.colour, elinewidth=1, capsize=2,
         markersize=7.5, markerfacecolor="white" if hollow else look.colour,
-        markeredgecolor=look.colour if hollow else "white", zorder=3,
+        markeredgecolor=look.colour if hollow else "white",
+        markeredgewidth=1.2 if hollow else 0.4, zorder=3 if row.defended else 4,
     )  # fmt: skip
 
 
 def _front(ax: Axes, rows: Sequence[Row]) -> None:
-    """Join the points that no other one beats in both success and accuracy."""
+    """Join the points that no other one beats in both success and accuracy.
+
+    What earns no credit is no choice, so it is left out; doing nothing is one.
+    """
     points = [
         (r.headline.success.value, r.accuracy.value) for r in rows if r.headline and r.accuracy
     ]

@@ -44,10 +44,10 @@ def main_columns(rows: Sequence[Row]) -> list[Column]:
     """
     extra = dict.fromkeys(p.name for r in rows for p in r.probes[1:])
     columns = [
-        *_settings(rows), _label("attack", "Attack"), _label("defense", "Defense"),
-        *_results(rows), *(_probe(name) for name in extra), *_targets(), *_costs(), _flags(),
+        *_settings(rows), _label("attack", "Attack"), _label("defense", "Defense"), _flags(),
+        *_results(rows), *(_probe(name) for name in extra), *_targets(), *_costs(),
     ]  # fmt: skip
-    return [c for c in columns if not c.numeric or any(c.value(r) is not None for r in rows)]
+    return [c for c in columns if any(c.value(r) not in (None, "") for r in rows)]
 
 
 def _settings(rows: Sequence[Row]) -> list[Column]:
@@ -121,7 +121,7 @@ def _targets() -> list[Column]:
         ),
         Column(
             "trials", "Trials", "Finished trials (failed ones in parentheses).",
-            lambda r: f"{r.trials}{f' ({r.failed})' if r.failed else ''}", lambda r: r.trials,
+            lambda r: f"{r.trials}{f' ({r.failed} failed)' if r.failed else ''}", lambda r: r.trials,
         ),
     ]  # fmt: skip
 

@@ -75,13 +75,12 @@ def draw_all(summary: Summary, shown: Sequence[Gallery]) -> list[Drawing]:
         summary: Of the run.
         shown: Galleries of images.
     """
-    count = sum(r.trials for r in summary.rows)
     found = []
     for name, title, draw, caption in _CHARTS:
         with rc_context(RC):
             figure = draw(summary)
             if figure is not None:
-                said = f"{caption} n = {count} trials in the run."
+                said = f"{caption} n counts the trials of one defense."
                 found.append(_stored(name, title, said, figure, raster=False))
     for index, gallery in enumerate(shown, 1):
         with rc_context(RC):

@@ -7,23 +7,30 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from harness.report.flags import DEAD
 from harness.report.statistics import Interval
-from harness.report.style import FAINT, Look, looks
+from harness.report.style import FAINT, FLOOR, UNDEFENDED, Look, looks
 from harness.report.summary import Duel, Summary
 
 _PANEL = (4.3, 3.2)  # inches; three in a row fill a page
 
 
 def panels(count: int, width: float = 1.0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels in rows of two or three; ``width`` stretches them."""
+    """Return a figure with ``count`` panels in rows of two or three.
+
+    Args:
+        count: Panels.
+        width: Stretches each; a single one is stretched in any case, so that its legend has room.
+    """
+    width = max(width, 1.35) if count == 1 else width
     columns = min(count, 3 if count > 4 or count == 3 else 2)
     rows = math.ceil(count / columns)
     size = (_PANEL[0] * columns * width, _PANEL[1] * rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06))
     grid = figure.subplots(rows, columns, squeeze=False)
     flat = list(grid.flat)
     for spare in flat[count:]:
@@ -48,34 +55,55 @@ def headline(duel: Duel) -> str | None:
 
 
 def titles(ax: Axes, duel: Duel, x: str, y: str) -> None:
-    """Title a panel with its attack and setting, and name its axes."""
+    """Title a panel with its attack, setting and trials per defense, and name its axes."""
     dead = " (dead attack)" if any(DEAD in r.flags for r in duel.rows) else ""
     ax.set_title(f"{duel.attack}{dead}\n", fontsize=9.5)
-    setting = ", ".join(part for part in duel.setting if part)
-    ax.text(0, 1.02, setting, transform=ax.transAxes, fontsize=7.5, color=FAINT, va="bottom")
+    counts = sorted({r.trials for r in duel.rows if r.trials})
+    trials = " to ".join(map(str, [counts[0], counts[-1]][: len(counts)]))
+    below = ", ".join([*(part for part in duel.setting if part), f"n = {trials}"])
+    ax.text(0, 1.02, below, transform=ax.transAxes, fontsize=7.5, color=FAINT, va="bottom")
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 
 
-def legend(figure: Figure, style: dict[str, Look], names: Sequence[str], *, lines: bool) -> None:
-    """Put one legend of the defenses ``names`` below all panels."""
+def legend(
+    figure: Figure,
+    style: dict[str, Look],
+    names: Sequence[str],
+    *,
+    lines: bool,
+    floor: bool = False,
+) -> None:
+    """Put one legend below all panels.
+
+    Args:
+        figure: To put it in.
+        style: Look of each defense.
+        names: Defenses that are drawn.
+        lines: Whether they are drawn as lines, not as points.
+        floor: Whether the clean floor is drawn.
+    """
     handles = [
-        Line2D([], [], color=style[n].colour, marker=style[n].marker, label=n,
+        Line2D([], [], color=style[n].colour, marker=style[n].marker,
+               label=f"{n} (undefended)" if style[n].colour == UNDEFENDED else n,
                linestyle=style[n].dash if lines else "none")
         for n in names
     ]  # fmt: skip
-    longest = max(len(n) for n in names)
-    width = figure.get_size_inches()[0]
-    columns = max(1, min(len(names), int(width / (0.5 + 0.075 * longest))))
+    if floor:
+        handles.append(Line2D([], [], **FLOOR, label="clean floor"))
+    longest = max(len(str(h.get_label())) for h in handles)
+    fitting = max(1, int(figure.get_size_inches()[0] / (0.55 + 0.075 * longest)))
+    rows = math.ceil(len(handles) / fitting)  # then as even as that many rows allow
+    columns = math.ceil(len(handles) / rows)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def percent_ticks() -> FuncFormatter:
     """Label shares in [0, 1] as percent."""
-    return FuncFormatter(lambda share, _: f"{100 * share:g}" if 0 <= share <= 1 else "")
+    return FuncFormatter(lambda share, _: f"{100 * share:g}" if -1e-9 < share < 1 + 1e-9 else "")
 
 
-def bars(interval: Interval) -> tuple[list[float], list[float]]:
+def error_bars(interval: Interval) -> tuple[list[float], list[float]]:
     """Lengths of an error bar below and above, as matplotlib wants them."""
     low = interval.value if interval.low is None else interval.low
     high = interval.value if interval.high is None else interval.high

@@ -74,7 +74,7 @@ def to_console(summary: Summary, width: int = 100) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, force_terminal=False, emoji=False)
     for duel in summary.duels:
-        console.print(_console_table(duel))
+        console.print(_console_table(duel), "")
     console.print("95 % intervals; success and accuracy in %. * best of the defenses with credit.")
     lines = (line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join(lines).encode("ascii", "replace").decode() + "\n"
@@ -114,10 +114,8 @@ def _console_cells(row: Row, probed: bool, extra: Sequence[str], floored: bool) 
     if floored:
         cells.append(fmt.percent(row.headline.floor if row.headline else None))
     failed = [f"{row.failed} failed"] if row.failed else []
-    # Here [1.0, 2.0] is text, not rich's markup.
-    return [
-        c.replace("[", r"\[") for c in [*cells, str(row.trials), ", ".join([*row.flags, *failed])]
-    ]
+    cells += [str(row.trials), ", ".join([*row.flags, *failed])]
+    return [escape(cell) for cell in cells]  # a label such as [bold] is text, no markup
 
 
 def _star(text: str, mark: str, row: Row) -> str:

@@ -9,10 +9,13 @@ from typing import Any
 # Okabe & Ito's palette (2008); black is kept for the undefended, and yellow, faint on paper, last.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "h")
-_DASHES = ("-", "--", "-.", (0, (1, 1)))
+_DASHES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (2, 1)))
 
+UNDEFENDED = "#000000"
 INK = "#1a1a1a"
 FAINT = "#8a8a8a"
+
+FLOOR: Any = {"color": INK, "linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 RC: Any = {  # the keys of matplotlib.rcParams
     "font.family": "DejaVu Sans",
@@ -66,13 +69,13 @@ def looks(defenses: Iterable[str], undefended: Iterable[str]) -> dict[str, Look]
     index = 0
     for defense in defenses:
         if defense in bare:
-            found[defense] = Look("#000000", "X", "-")
+            found[defense] = Look(UNDEFENDED, "X", "-")
             continue
         lap = index // len(_COLOURS)
         found[defense] = Look(
             _COLOURS[index % len(_COLOURS)],
             _MARKERS[(index + lap) % len(_MARKERS)],
-            _DASHES[lap % len(_DASHES)],
+            _DASHES[index % len(_DASHES)],
         )
         index += 1
     return found

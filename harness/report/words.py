@@ -31,9 +31,12 @@ class Verdict:
 
 def verdicts(summary: Summary) -> list[Verdict]:
     """Return one paragraph per attack and setting; for a run without attack, per setting."""
-    attacked = [d for d in summary.duels if any(d.trials.values()) and _attacked(d)]
+    attacked = [d for d in summary.duels if _attacked(d)]
     chosen = attacked or list(summary.duels)
-    return [Verdict(_heading(d), " ".join(_sentences(d))) for d in chosen]
+    clean = {
+        d.setting: d.undefended.accuracy for d in summary.duels if d.undefended and not _attacked(d)
+    }
+    return [Verdict(_heading(d), " ".join(_sentences(d, clean.get(d.setting)))) for d in chosen]
 
 
 def _attacked(duel: Duel) -> bool:
@@ -44,21 +47,20 @@ def _heading(duel: Duel) -> str:
     return f"{duel.attack} on " + ", ".join(part for part in duel.setting if part)
 
 
-def _sentences(duel: Duel) -> list[str]:
+def _sentences(duel: Duel, clean: Interval | None) -> list[str]:
     if not any(r.trials for r in duel.rows):
         return ["Every trial failed; see the list of failed trials."]
     if not _attacked(duel):
         return [_clean(duel)]
     if flags.UNVERIFIED in duel.rows[0].flags:
         return [f"Unverified. {flags.EXPLANATIONS[flags.UNVERIFIED]}"]
-    said = [_undefended(duel)]
+    said = [_undefended(duel, clean)]
     if flags.DEAD in duel.rows[0].flags:
-        return [*said, f"The attack is dead in this run. {flags.EXPLANATIONS[flags.DEAD]}"]
+        return [*said, _dead(duel)]
     idle = [r.defense for r in duel.rows if flags.NO_OP in r.flags]
     if idle:
-        said.append(
-            f"{_listed(idle)} changed nothing and earn{'s' if len(idle) == 1 else ''} no credit."
-        )
+        earn = "earns" if len(idle) == 1 else "earn"
+        said.append(f"Of the defenses, {_listed(idle)} changed nothing and {earn} no credit.")
     return said + _comparison(duel)
 
 
@@ -67,13 +69,16 @@ def _clean(duel: Duel) -> str:
     return f"No attack ran. Natural accuracy: {'; '.join(shown)}."
 
 
-def _undefended(duel: Duel) -> str:
+def _undefended(duel: Duel, clean: Interval | None) -> str:
     row = duel.undefended
     if row is None:
         return ""
     accuracy = f"natural accuracy is {percent_interval(row.accuracy)} %"
     if row.headline is None:
-        return f"Without a defense {accuracy}."
+        return (
+            f"Without a defense {accuracy}, after a clean training {percent_interval(clean)} % "
+            f"({_count(row)})."
+        )
     floor = row.headline.floor
     return (
         f"Without a defense the poison succeeds on {percent_interval(row.headline.success)} % of "
@@ -81,6 +86,13 @@ def _undefended(duel: Duel) -> str:
         + (f"clean floor {percent(floor)} %" if floor is not None else "clean floor not measured")
         + f"; {_count(row)}), and {accuracy}."
     )
+
+
+def _dead(duel: Duel) -> str:
+    why = f"no more than {100 * flags.DEAD_MARGIN:.0f} points above the clean floor"
+    if duel.goal == "availability":
+        why = f"less than {100 * flags.DEAD_ACCURACY_LOSS:.0f} points below a clean training"
+    return f"That is {why}: the attack is dead in this run, and no defense earns credit."
 
 
 def _count(row: Row) -> str:
@@ -119,10 +131,10 @@ def _comparison(duel: Duel) -> list[str]:
 def _winner(best: Row, alone: bool, limit: str) -> str:
     if best.headline is None:
         return ""
-    lead = f"Of the defenses that lose no more than {limit}, {best.defense} has the lowest success"
+    lead = f"Of the defenses that lose no more than {limit}, {best.defense} has the lowest success:"
     if alone:
-        lead = f"Only {best.defense} loses no more than {limit}"
-    said = f"{lead}: success {percent_interval(best.headline.success)} %"
+        lead = f"Only {best.defense} loses no more than {limit}; success is"
+    said = f"{lead} {percent_interval(best.headline.success)} %"
     if best.headline.delta:
         said += f" ({points_interval(best.headline.delta)} points against the undefended)"
     if best.accuracy_delta:

@@ -1,0 +1,205 @@
+"""The rules that every component must keep, held against one of them on real data.
+
+Each check runs the component with the small parameters that its class gives as ``example``, on the
+embedded dataset ``shapes``. They are the same for what comes with the project and what does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.artifacts import Store
+from harness.catalogue import registry_of
+from harness.core.data import Dataset, ImageSet, PoisonedSet
+from harness.core.device import use_threads
+from harness.core.errors import UsageError
+from harness.core.params import complete
+from harness.core.protocols import DATASETS
+from harness.core.registry import Entry, Registry
+from harness.core.seeds import stream
+from harness.workshop import Workshop, changed_rows
+
+DATA: dict[str, Any] = {"name": "shapes", "train": 300, "test": 100}
+
+
+class Violation(UsageError):
+    """A component breaks a rule."""
+
+
+def _require(holds: bool, rule: str) -> str:
+    if not holds:
+        raise Violation(f"violated: {rule}.")
+    return rule
+
+
+def check_component(kind: str, name: str) -> Iterator[str]:
+    """Yield each rule that the component keeps, as it is found.
+
+    Raises:
+        Violation: At the first rule that it breaks.
+    """
+    registry = registry_of(kind)
+    entry = registry.get(name)
+    use_threads(1)
+    yield from _documented(entry)
+    yield _loads_alone(entry)
+    checks = {
+        "attack": _attack,
+        "defense": _defense,
+        "classifier": _classifier,
+        "dataset": _dataset,
+        "generator": _generator,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        yield from checks[registry.kind](registry, entry, Workshop(Store(Path(folder)), "cpu"))
+
+
+def _documented(entry: Entry[Any]) -> Iterator[str]:
+    yield _require(bool(entry.summary) and len(entry.summary) < 100, "it has a one-line summary")
+    undocumented = [p.name for p in entry.parameters.values() if not p.doc]
+    yield _require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
+
+
+def _loads_alone(entry: Entry[Any]) -> str:
+    code = (
+        f"import sys, {entry.origin}; "
+        "bad = [m for m in ('ray', 'mlflow') if m in sys.modules]; "
+        "sys.exit(f'loads {bad}' if bad else 0)"
+    )
+    path = json.dumps(sys.path)
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {path}; {code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return _require(run.returncode == 0, f"it loads without ray and mlflow {run.stderr}".strip())
+
+
+def _build(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Any:
+    example = {"name": entry.name, **(getattr(entry.factory, "example", None) or {})}
+    return workshop.component(registry, complete(registry, example, "example"))
+
+
+def _data(workshop: Workshop) -> Dataset:
+    return workshop.dataset(complete(DATASETS, DATA, "dataset"))
+
+
+def _same(a: ImageSet, b: ImageSet) -> bool:
+    return a.digest == b.digest
+
+
+def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    attack, data = _build(registry, entry, workshop), _data(workshop)
+    before = (data.train.images.tobytes(), data.test.images.tobytes())
+    poisoned: PoisonedSet = attack.poison(data.train, data.test, stream(0, "attack"))
+    after = (data.train.images.tobytes(), data.test.images.tobytes())
+    yield _require(before == after, "its input is untouched")
+    train = poisoned.train
+    yield _require(np.array_equal(train.ids, data.train.ids), "it keeps rows, order and ids")
+    rows = changed_rows(data.train, train)
+    relabelled = np.flatnonzero(train.labels != data.train.labels)
+    touched = train.ids[np.union1d(rows, relabelled)]
+    yield _require(bool(np.isin(touched, poisoned.poison_ids).all()), "only poisons differ")
+    bounds = attack.bounds(data.train)
+    yield _require(len(poisoned.poison_ids) <= bounds.rows, "it keeps its budget")
+    if entry.name != "none":
+        yield _require(len(touched) > 0, "it changes something")
+    if bounds.keeps_labels:
+        yield _require(not len(relabelled), "it keeps labels, as it says")
+    if bounds.eps_255 is not None and len(rows):
+        moved = train.images[rows].astype(int) - data.train.images[rows]
+        yield _require(int(np.abs(moved).max()) <= bounds.eps_255, "it keeps its Linf bound")
+    again = attack.poison(data.train, data.test, stream(0, "attack"))
+    same_probes = all(
+        _same(p.images, q.images) for p, q in zip(poisoned.probes, again.probes, strict=True)
+    )
+    yield _require(_same(train, again.train) and same_probes, "the same seed, the same bytes")
+    yield _require(poisoned.goal == attack.goal, "it pursues the goal that it declares")
+    names = [p.name for p in poisoned.probes]
+    yield _require(len(set(names)) == len(names), "its probes have names of their own")
+
+
+def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    defense, train = _build(registry, entry, workshop), _data(workshop).train
+    before = train.images.tobytes()
+    purified: ImageSet = defense.purify(train, stream(0, "defense"))
+    yield _require(train.images.tobytes() == before, "its input is untouched")
+    kept = np.isin(purified.ids, train.ids).all()
+    yield _require(bool(kept) and len(purified) <= len(train), "it makes up no row")
+    labels = train.labels[train.positions(purified.ids)]
+    yield _require(np.array_equal(labels, purified.labels), "it keeps labels")
+    hooks = defense.hooks()
+    if entry.name != "none":
+        moved = len(purified) < len(train) or not np.array_equal(purified.images, train.images)
+        yield _require(moved or len(hooks) > 0, "it does something")
+    again = defense.purify(train, stream(0, "defense"))
+    yield _require(_same(purified, again), "the same seed, the same bytes")
+    if defense.rowwise:
+        rows = np.arange(5, len(train), 7)
+        part = defense.purify(train.take(rows), stream(0, "defense"))
+        same = np.array_equal(part.images, purified.images[rows])
+        yield _require(same, "row-wise: a row's bytes do not depend on the other rows")
+
+
+def _classifier(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    classifier = _build(registry, entry, workshop)
+    for channels, classes in ((3, 10), (1, 4)):
+        model = classifier.build(classes, (channels, 32, 32)).eval()
+        x = torch.rand(2, channels, 32, 32)
+        with torch.inference_mode():
+            logits, features = model(x), model.features(x)
+        yield _require(
+            tuple(logits.shape) == (2, classes),
+            f"logits are (B, {classes}) for {channels} channels",
+        )
+        yield _require(
+            features.ndim == 2 and features.shape[1] == model.head.in_features,
+            "features are what the head reads",
+        )
+        yield _require(not torch.equal(logits[0], logits[1]), "different images, different logits")
+    learned = copy.deepcopy(model)
+    loss = torch.nn.functional.cross_entropy(learned.train()(x), torch.tensor([0, 1]))
+    gradients = torch.autograd.grad(loss, list(learned.parameters()), allow_unused=True)
+    yield _require(all(g is not None for g in gradients), "every parameter gets a gradient")
+
+
+def _dataset(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    if getattr(entry.factory, "example", None) is None:
+        yield "needs a download or a path: only its documentation and imports are checked"
+        return
+    first, second = (_build(registry, entry, workshop).load() for _ in range(2))
+    yield _require(_same(first.train, second.train), "the same rows every time")
+    yield _require(_same(first.test, second.test), "the same test rows every time")
+    both = np.concatenate([first.train.ids, first.test.ids])
+    yield _require(len(np.unique(both)) == len(both), "ids are unique over train and test")
+    present = np.unique(first.train.labels)
+    yield _require(len(present) == first.train.num_classes, "every class has training rows")
+
+
+def _generator(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    generator = _build(registry, entry, workshop)
+    images = _data(workshop).train.images[:64]
+    models = [generator.train(images, 0, device="cpu") for _ in range(2)]
+    states = [m.state_dict() for m in models]
+    same = all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    yield _require(same, "the same seed, the same weights")
+    with tempfile.TemporaryDirectory() as folder:
+        generator.save(Path(folder), models[0], {})
+        loaded = generator.load(Path(folder)).state_dict()
+    same = all(torch.equal(states[0][k].cpu(), loaded[k]) for k in states[0])
+    yield _require(same and loaded.keys() == states[0].keys(), "what is saved is what is loaded")
+    yield _require(
+        getattr(entry.factory.produces, "resource_kind", "") == "generator",
+        "what it produces can be a parameter",
+    )

@@ -1,0 +1,279 @@
+"""One self-contained HTML page: opens from a disk, a mail or a ticket, and loads nothing."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from harness.report import flags
+from harness.report import format as fmt
+from harness.report.collect import Problem, Run
+from harness.report.columns import Column, Value, main_columns
+from harness.report.figures import Drawing
+from harness.report.inline import png_uri, svg_element
+from harness.report.summary import Row, Summary
+from harness.report.trials import Trial, labels_of
+from harness.report.words import TOLERATED_LOSS, verdicts
+
+_FEW = 10
+"""Below so many trials the page warns of their bootstrap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What it shows.
+        sort: The value it is sorted by; "" sorts last.
+        classes: How it looks.
+        note: What it says when pointed at.
+        aside: Shown smaller below the text: an interval, a target.
+        badges: Shown instead of the text: flags.
+    """
+
+    text: str
+    sort: str
+    classes: str = ""
+    note: str = ""
+    aside: str = ""
+    badges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of a table; ``attack`` and ``defense`` are what the page filters by."""
+
+    cells: tuple[Cell, ...]
+    attack: str
+    defense: str
+    classes: str = ""
+
+
+def render_page(
+    run: Run, summary: Summary, drawings: Sequence[Drawing], problems: Sequence[Problem]
+) -> str:
+    """Return the page.
+
+    Args:
+        run: What was read.
+        summary: Its main table.
+        drawings: Its figures.
+        problems: Files that could not be read, records and samples alike.
+    """
+    columns = main_columns(summary.rows)
+    trials = run.trials
+    return _template().render(
+        title=run.study.title or run.study.name or run.path.resolve().name,
+        name=run.study.name,
+        partial=run.partial,
+        counts=_counts(run),
+        verdicts=verdicts(summary),
+        setting=_setting(trials),
+        main_heads=[
+            (c.title, f"{'num' if c.numeric else 'text'} c-{c.key}", c.help) for c in columns
+        ],
+        lines=_lines(summary.rows, columns),
+        attacks=labels_of(trials, "attack"),
+        defenses=summary.defenses,
+        explained=_explained(summary.rows),
+        tolerated=f"{100 * TOLERATED_LOSS:.0f}",
+        few=any(0 < r.trials < _FEW and r.goal != "targeted" for r in summary.rows),
+        figures=[(d, _figure(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
+        trial_heads=[(title, kind, "") for title, kind in _trial_columns(trials)],
+        trial_lines=_trial_lines(trials),
+        failed=[t for t in trials if not t.ok],
+        missing=run.missing,
+        problems=problems,
+        command=run.study.command,
+        overrides=run.study.overrides,
+        study=_yaml(run.study.study),
+        settings=_facts([run.study.settings]),
+        environment=_facts([t.record.environment for t in trials if t.record.environment]),
+        seeds=_seeds(trials),
+        spec_ids=[t.record.spec_id for t in trials],
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("harness.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2")
+
+
+def _setting(trials: Sequence[Trial]) -> str:
+    """The one setting of all trials in words, or "" where there are several."""
+    found = {t.setting for t in trials}
+    return ", ".join(part for part in found.pop() if part) if len(found) == 1 else ""
+
+
+def _counts(run: Run) -> str:
+    finished = sum(t.ok for t in run.trials)
+    parts = [f"{finished} trial{'s' if finished != 1 else ''} measured"]
+    failed = len(run.trials) - finished
+    if failed:
+        parts.append(f"{failed} failed")
+    if run.missing:
+        parts.append(f"{len(run.missing)} of {len(run.study.planned)} planned without a record")
+    return ", ".join(parts)
+
+
+def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[Line]:
+    lines = []
+    for index, row in enumerate(rows):
+        previous = rows[index - 1] if index else row
+        starts = (row.setting, row.attack) != (previous.setting, previous.attack)
+        classes = ["starts"] if starts else []
+        if flags.NO_CREDIT.intersection(row.flags):
+            classes.append("nocredit")
+        if not row.defended:
+            classes.append("bare")
+        cells = tuple(_cell(row, column) for column in columns)
+        lines.append(Line(cells, row.attack, row.defense, " ".join(classes)))
+    return lines
+
+
+def _cell(row: Row, column: Column) -> Cell:
+    classes = ["num"] if column.numeric else ["text"]
+    if column.best and column.best in row.best:
+        classes.append("best")
+    note = column.note(row)
+    if "best" in classes:
+        note = f"best of the defenses with credit; {note}"
+    text, aside = column.text(row), ""
+    if column.numeric:  # the estimate, and below it what stands in brackets
+        text, _, aside = text.partition(" ")
+    classes.append(f"c-{column.key}")
+    badges = row.flags if column.key == "flags" else ()
+    return Cell(text, _sortable(column.value(row)), " ".join(classes), note, aside, badges)
+
+
+def _sortable(value: Value) -> str:
+    return "" if value is None else str(value)
+
+
+def _explained(rows: Sequence[Row]) -> dict[str, str]:
+    raised = {flag for row in rows for flag in row.flags}
+    return {flag: text for flag, text in flags.EXPLANATIONS.items() if flag in raised}
+
+
+def _figure(drawing: Drawing, prefix: str) -> Markup:
+    label = html.escape(f"{drawing.title}. {drawing.caption}", quote=True)
+    if drawing.raster:
+        return Markup(
+            f'<img alt="{label}" src="{png_uri(drawing.png)}" width="{drawing.width_px}">'
+        )
+    return Markup(svg_element(drawing.svg, prefix, label))
+
+
+_TRIAL_COLUMNS = (
+    ("Dataset", "text"), ("Scenario", "text"), ("Classifier", "text"), ("Attack", "text"),
+    ("Defense", "text"), ("Target", "num"), ("Seeds (poison, purify, victim)", "text"),
+    ("Status", "text"), ("Accuracy (%)", "num"), ("Success", "text"), ("Poisons", "num"),
+    ("Rows kept", "num"), ("Rows changed", "num"), ("Train (s)", "num"), ("Purify (s)", "num"),
+    ("Spec id", "text"),
+)  # fmt: skip
+
+
+def _trial_columns(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    return [_TRIAL_COLUMNS[i] for i in _shown(trials)]
+
+
+def _shown(trials: Sequence[Trial]) -> list[int]:
+    """Positions of the columns to show; those of the setting only where they differ."""
+    constant = {
+        i for i, field in enumerate(("dataset", "scenario", "classifier"))
+        if len(labels_of(trials, field)) == 1
+    }  # fmt: skip
+    return [i for i in range(len(_TRIAL_COLUMNS)) if i not in constant]
+
+
+def _trial_lines(trials: Sequence[Trial]) -> list[Line]:
+    shown = _shown(trials)
+    lines = []
+    for trial in trials:
+        cells = _trial_cells(trial)
+        classes = "" if trial.ok else "failed"
+        lines.append(Line(tuple(cells[i] for i in shown), trial.attack, trial.defense, classes))
+    return lines
+
+
+def _trial_cells(trial: Trial) -> list[Cell]:
+    record, move = trial.record, trial.record.movement
+    seeds = " ".join(str(trial.seeds.get(k, fmt.MISSING)) for k in ("poison", "purify", "victim"))
+    values: list[tuple[str, Any]] = [
+        *((v, v) for v in (trial.dataset, trial.scenario, trial.classifier)),
+        (trial.attack, trial.attack),
+        (trial.defense, trial.defense),
+        (fmt.MISSING if trial.target is None else str(trial.target), trial.target),
+        (seeds, seeds),
+        (record.status, record.status),
+        (fmt.percent(record.natural_accuracy) if trial.ok else fmt.MISSING,
+         record.natural_accuracy if trial.ok else None),
+        (_outcomes(trial), _headline_share(trial)),
+        (str(record.poisons), record.poisons),
+        (f"{move.rows_out} of {move.rows_in}" if move else fmt.MISSING, move and move.rows_out),
+        (str(move.rows_changed) if move else fmt.MISSING, move and move.rows_changed),
+        (fmt.seconds(trial.seconds("train")), trial.seconds("train")),
+        (fmt.seconds(trial.seconds("purify")), trial.seconds("purify")),
+        (record.spec_id, record.spec_id),
+    ]  # fmt: skip
+    kinds = [kind for _, kind in _TRIAL_COLUMNS]
+    return [Cell(t, _sortable(v), k) for (t, v), k in zip(values, kinds, strict=True)]
+
+
+def _outcomes(trial: Trial) -> str:
+    """Counts per probe; of a clean training, which judges every attack, only how many."""
+    outcomes = [o for o in trial.record.outcomes if o.trials]
+    if not trial.attacked and outcomes:
+        return f"clean floor of {len(outcomes)} probes"
+    return ", ".join(f"{o.probe} {o.successes}/{o.trials}" for o in outcomes) or fmt.MISSING
+
+
+def _headline_share(trial: Trial) -> float | None:
+    outcomes = trial.record.outcomes
+    if not trial.attacked or not outcomes or not outcomes[0].trials:
+        return None
+    return outcomes[0].successes / outcomes[0].trials
+
+
+def _facts(sources: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Every key with its distinct values, the most frequent first: trials may differ."""
+    counts: dict[str, Counter[str]] = {}
+    for source in sources:
+        for key, value in _flattened(source):
+            counts.setdefault(key, Counter())[value] += 1
+    return [(key, [value for value, _ in seen.most_common()]) for key, seen in counts.items()]
+
+
+def _flattened(source: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in source.items():
+        if isinstance(value, dict):
+            found += _flattened(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", str(value)))
+    return found
+
+
+def _seeds(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    found = []
+    for kind in ("poison", "purify", "victim"):
+        values = sorted({t.seeds[kind] for t in trials if kind in t.seeds})
+        found.append((kind, ", ".join(map(str, values)) or fmt.MISSING))
+    return found
+
+
+def _yaml(study: dict[str, Any]) -> str:
+    return yaml.safe_dump(study, sort_keys=False, allow_unicode=True) if study else ""
