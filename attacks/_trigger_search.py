@@ -117,6 +117,8 @@ def with_new_class(model: nn.Module, rng: np.random.Generator) -> nn.Module:
     """Return a copy of a classifier with one more logit, the last, with small fresh weights."""
     model = copy.deepcopy(model)
     old = model.head
+    if not isinstance(old, nn.Linear):
+        raise DataError("the surrogate must have a linear layer 'head'.")
     fresh = nn.Linear(old.in_features, old.out_features + 1, bias=old.bias is not None)
     row = rng.standard_normal(old.in_features) / np.sqrt(old.in_features)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,7 +100,7 @@ class Narcissus:
             "dataset": _TINY_POOD,
         },
         "pood": _TINY_POOD,
-        "search": {"class_epochs": 1, "warmup_epochs": 1, "steps": 8},
+        "search": {"class_epochs": 1, "warmup_epochs": 1, "steps": 30},
     }
 
     def __post_init__(self) -> None:
@@ -141,7 +142,7 @@ class Narcissus:
         probes = triggered_probes(
             test,
             self.adv_label,
-            [(f"x{m}", lambda u8, m=m: add_within(u8, m * delta)) for m in self.magnifications],
+            [(f"x{m}", partial(add_within, delta01=m * delta)) for m in self.magnifications],
         )
         poisoned = train.with_images(images)
         return PoisonedSet(poisoned, train.ids[rows], probes, self.goal, details, delta)

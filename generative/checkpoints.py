@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generative.ebm import EBM, EBMConfig
+from harness.core.device import channels_last
 from harness.core.errors import DataError
 from harness.core.files import write_aside, write_text
 
@@ -101,7 +102,7 @@ def load_ebm(path: Path, device: torch.device | str = "cpu") -> EBM:
             f"{given.get(name, 'none')}, expected {wanted.get(name, 'none')}."
         )
     model.load_state_dict(tensors)
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return channels_last(model.to(device)).eval()
 
 
 def _read_config(path: Path) -> EBMConfig:

@@ -71,6 +71,7 @@ class EBM(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return energies (B, 1)."""
         if self.config.patch_size > 1:
             x = F.pixel_unshuffle(x, self.config.patch_size)
         b1, b2 = self.block1, self.block2

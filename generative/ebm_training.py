@@ -21,7 +21,7 @@ from torch import Tensor
 from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.langevin import TEMPERATURE, langevin
-from harness.core.device import Precision, pick_device, pick_dtype
+from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.seeds import stream, torch_generator
 
@@ -152,8 +152,8 @@ class _Run:
         self.images = torch.tensor(images).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "ebm", "init").integers(2**31)))
-            self.model = EBM(config).to(device, memory_format=torch.channels_last)
-            self.average = EBM(config).to(device, memory_format=torch.channels_last)
+            self.model = channels_last(EBM(config).to(device))
+            self.average = channels_last(EBM(config).to(device))
         self.average.load_state_dict(self.model.state_dict())
         self.adam = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, foreach=True)
         rng = torch_generator(seed, "ebm", "bank", device=device)
@@ -214,12 +214,13 @@ class _Run:
             energy = folded_energy(self.model, both)
         loss = (energy[: len(positive)].mean() - energy[len(positive) :].mean()) / TEMPERATURE
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
         with torch.no_grad():
-            average, current = list(self.average.parameters()), list(self.model.parameters())
+            average: list[Tensor] = list(self.average.parameters())
+            current: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(average, current, 1 - self.recipe.ema)
         return loss.detach()
 

@@ -7,8 +7,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,17 @@ def _executor(
         return lambda: nullcontext(InProcess())
     if address and cpus:
         raise UsageError("--cpus is for the local Ray; a cluster given by --address has its own.")
-    from harness.cluster.session import ray_executor
 
-    return lambda: ray_executor(address, cpus, study.resources)
+    @contextmanager
+    def on_ray() -> Iterator[Any]:
+        from harness.cluster.executor import RayExecutor
+        from harness.cluster.session import require, session
+
+        with session(address, cpus):
+            require(study.resources)
+            yield RayExecutor()
+
+    return on_ray
 
 
 def execute(

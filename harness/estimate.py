@@ -41,7 +41,8 @@ def training_seconds(spec: ComponentSpec, train: ImageSet, device: str, threads:
         model, part, replace(recipe, epochs=2), stream(0),
         device=pick_device(device), on_epoch=lambda *_: ends.append(time.perf_counter()),
     )  # fmt: skip
-    return (ends[1] - ends[0]) * len(train) / rows * recipe.epochs
+    seconds: float = (ends[1] - ends[0]) * len(train) / rows * recipe.epochs
+    return seconds
 
 
 def _history(workshop: Workshop) -> dict[str, list[float]]:
@@ -54,7 +55,7 @@ def _history(workshop: Workshop) -> dict[str, list[float]]:
 
 
 def _bucket(key: dict[str, Any]) -> str:
-    """Group artefacts that should cost about the same: all of a component's key but seed and data."""
+    """Group artefacts that should cost alike: a component's key without its seed and data."""
     part = key.get("attack") or key.get("defense") or key.get("model") or {}
     kept = {k: v for k, v in part.items() if k not in ("seed", "adv_label")}
     return f"{key['kind']} {digest(kept)}"

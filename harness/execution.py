@@ -35,17 +35,20 @@ class Done:
 class Executor(Protocol):
     """Runs a module-level function over plain payloads; a failure never takes another with it.
 
-    Both methods yield results in the order in which they finish. ``units`` are what trials are
-    made of (a crafted poison, a block of purified rows); ``trials`` are the trainings of a study.
+    Both methods yield results in the order in which they finish.
     """
 
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
-    ) -> Iterator[Done]: ...
+    ) -> Iterator[Done]:
+        """Run what trials are made of: crafted poisons, blocks of purified rows."""
+        ...
 
     def trials(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
-    ) -> Iterator[Done]: ...
+    ) -> Iterator[Done]:
+        """Run the trainings of a study."""
+        ...
 
 
 class InProcess:

@@ -268,7 +268,7 @@ def _integers(value: Json, what: str) -> tuple[int, ...]:
 
 def _targets(value: Json) -> tuple[int, ...] | str | None:
     if value is None or value == "all":
-        return value
+        return "all" if value else None
     return _integers(value, "targets")
 
 
@@ -335,7 +335,9 @@ def _aim(
                 f"or {field_name!r} for this attack."
             )
         chosen = range(num_classes) if targets == "all" else targets
-        aimed = [(attack.with_params(**{field_name: int(t)}), int(t)) for t in chosen]
+        aimed: list[tuple[ComponentSpec, int | None]] = [
+            (attack.with_params(**{field_name: int(t)}), int(t)) for t in chosen
+        ]
     else:
         aimed = [(attack, attack.params.get(field_name) if field_name else None)]
     for copy, _ in aimed:

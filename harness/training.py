@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.core.augment import random_crop, random_flip
 from harness.core.data import ImageSet
-from harness.core.device import pick_dtype
+from harness.core.device import channels_last, pick_dtype
 from harness.core.errors import DataError
 from harness.core.protocols import TrainingHook
 from harness.core.recipe import Recipe
@@ -65,7 +65,8 @@ class Predictor:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return predicted labels, int64 (N,)."""
-        return self.logits(images).argmax(1).astype(np.int64)
+        labels: NDArray[np.int64] = self.logits(images).argmax(1).astype(np.int64)
+        return labels
 
 
 def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -114,7 +115,7 @@ def fit(
         raise DataError("the training set is empty; there is nothing to train on.")
     device = torch.device(device)
     dtype = pick_dtype(recipe.precision, device)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = channels_last(model.to(device)).train()
     images, labels = torch.tensor(train.images).to(device), torch.tensor(train.labels).to(device)
     parameters = list(model.parameters() if trainable is None else trainable)
     sgd = torch.optim.SGD(
@@ -179,6 +180,6 @@ def _step(
         logits = model(x)
     loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
     sgd.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     sgd.step()
     return loss.detach()

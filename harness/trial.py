@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from harness.artifacts import Made
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.params import construct
@@ -31,7 +33,7 @@ class TrialResult:
     """A record, and the pictures that go with it (uint8 (k, C, H, W) by stage)."""
 
     record: TrialRecord
-    samples: dict[str, np.ndarray]
+    samples: dict[str, NDArray[np.uint8]]
 
 
 def run_trial(
@@ -113,8 +115,8 @@ def _train(
 
 
 def _every_nth(
-    images: ImageSet, wanted: np.ndarray, most: int = 500
-) -> tuple[ImageSet, np.ndarray]:
+    images: ImageSet, wanted: NDArray[np.int64], most: int = 500
+) -> tuple[ImageSet, NDArray[np.int64]]:
     """Thin out a probe for the curves; the reported rates use all of it."""
     rows = np.arange(0, len(images), max(1, len(images) // most))
     return images.take(rows), wanted[rows]
@@ -142,7 +144,9 @@ def _outcomes(
     return found
 
 
-def _samples(clean: ImageSet, poisoned: PoisonedSet, purified: ImageSet) -> dict[str, np.ndarray]:
+def _samples(
+    clean: ImageSet, poisoned: PoisonedSet, purified: ImageSet
+) -> dict[str, NDArray[np.uint8]]:
     """Return a few poisoned rows that the defense kept, at the three stages."""
     kept = poisoned.poison_ids[np.isin(poisoned.poison_ids, purified.ids)][:SAMPLES]
     if not len(kept):
@@ -156,7 +160,7 @@ class _Running:
     reused: bool = False
     seconds: float | None = None
 
-    def reuse(self, made: object) -> None:
+    def reuse(self, made: Made) -> None:
         """Report what the artefact cost when it was made, not what reading it cost."""
         self.reused = made.reused
         self.seconds = made.seconds

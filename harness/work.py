@@ -65,8 +65,8 @@ _UNITS = {"resource": _resource, "poison": _poison, "block": _block, "changed": 
 def do_trial(payload: dict[str, Json]) -> dict[str, Json]:
     """Run one trial and write its record and pictures into the run's folder, atomically.
 
-    ``payload``: ``store``, ``device``, ``run`` (folder), ``trial`` (spec), ``labels`` (short names of
-    attacks by id), ``names`` (short names by role) and ``partial``.
+    ``payload``: ``store``, ``device``, ``run`` (folder), ``trial`` (spec), ``labels`` (short names
+    of attacks by id), ``names`` (short names by role) and ``partial``.
     """
     workshop = workshop_of(payload["store"], payload["device"])
     spec = TrialSpec.from_json(payload["trial"])

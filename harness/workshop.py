@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.artifacts import Made, Store
 from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
-from harness.core.device import pick_device, pick_dtype
+from harness.core.device import channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError, NoEffect
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, references
@@ -68,7 +68,9 @@ class Workshop:
 
     def dataset(self, spec: ComponentSpec) -> Dataset:
         """Return a dataset, loaded once per process, after its subset keys."""
-        return self._remember(f"dataset {digest(spec.to_json())}", lambda: _load(spec))
+        name = f"dataset {digest(spec.to_json())}"
+        data: Dataset = self._remember(name, lambda: _load(spec))
+        return data
 
     # Resources: what a parameter can refer to
 
@@ -130,7 +132,7 @@ class Workshop:
         def read(folder: Path) -> Predictor:
             arrays = read_arrays(folder / "weights.npz")
             model.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
-            ready = model.to(device, memory_format=torch.channels_last).eval()
+            ready = channels_last(model.to(device)).eval()
             return Predictor(ready, pick_dtype(classifier.recipe.precision, device))
 
         return self.store.recall(key, make, read)
@@ -205,7 +207,10 @@ class Workshop:
             return _unpack_poison(read_arrays(folder / "poison.npz"), data)
 
         name = f"poison {digest(key)}"
-        return self._remember_recent(name, lambda: self.store.recall(key, make, read))
+        found: tuple[PoisonedSet, Made] = self._remember_recent(
+            name, lambda: self.store.recall(key, make, read)
+        )
+        return found
 
     # Purified rows
 
@@ -250,7 +255,11 @@ class Workshop:
         def make(folder: Path) -> None:
             build = self.component(DEFENSES, defense)
             done: ImageSet = build.purify(images, stream(seed, "defense"))
-            arrays = {"images": done.images, "labels": done.labels, "ids": done.ids}
+            arrays: dict[str, NDArray[Any]] = {
+                "images": done.images,
+                "labels": done.labels,
+                "ids": done.ids,
+            }
             write_arrays(folder / "rows.npz", arrays)
 
         def read(folder: Path) -> ImageSet:
@@ -260,7 +269,9 @@ class Workshop:
         return self.store.recall(key, make, read)
 
     def _blocks(self, data: Dataset) -> list[ImageSet]:
-        return self._remember(f"blocks {data.train.digest}", lambda: clean_blocks(data.train))
+        name = f"blocks {data.train.digest}"
+        blocks: list[ImageSet] = self._remember(name, lambda: clean_blocks(data.train))
+        return blocks
 
     def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
         """Purify one block of the clean rows, so that the store has it."""

@@ -16,7 +16,7 @@ CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"
 
 
 def outcome(probe: str, hits: int, total: int, label: str, target: int | None) -> Outcome:
-    return Outcome(f"id-{label}", label, target, probe, total, hits, total - hits)
+    return Outcome(f"id-{label}-{target}", label, target, probe, total, hits, total - hits)
 
 
 def record(

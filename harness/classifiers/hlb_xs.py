@@ -44,6 +44,7 @@ class HlbXs:
     example: ClassVar[Mapping[str, Any]] = {"widths": [8, 8, 8]}
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Return the network; see :class:`harness.core.protocols.Classifier`."""
         a, b, c = self.widths
         stem = [nn.Conv2d(image_shape[0], 24, 2), nn.GELU()]
         groups = [_group(24, a), _group(a, b), _group(b, c)]

@@ -36,6 +36,7 @@ class ResNet18:
     example: ClassVar[Mapping[str, Any]] = {"recipe": {"epochs": 1}}
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Return the network; see :class:`harness.core.protocols.Classifier`."""
         net = resnet18(num_classes=num_classes)
         net.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

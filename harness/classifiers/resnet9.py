@@ -48,6 +48,7 @@ class ResNet9:
     example: ClassVar[Mapping[str, Any]] = {"width": 4}
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Return the network; see :class:`harness.core.protocols.Classifier`."""
         w = self.width
         body = nn.Sequential(
             _conv(image_shape[0], w),

@@ -7,8 +7,8 @@ import queue
 import tempfile
 import threading
 import time
-from pathlib import Path
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray

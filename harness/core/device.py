@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from harness.core.errors import UsageError
 
+M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -51,3 +53,9 @@ def use_threads(count: int) -> None:
     """Let torch use exactly ``count`` threads: two that fight over a core are far slower."""
     os.environ["OMP_NUM_THREADS"] = str(count)
     torch.set_num_threads(max(1, count))
+
+
+def channels_last(model: M) -> M:
+    """Put a network's weights into channels-last order, in place, and return it."""
+    model.to(memory_format=torch.channels_last)
+    return model

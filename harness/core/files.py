@@ -35,7 +35,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an ``.npz``, atomically."""
-    write_aside(path, lambda aside: np.savez(aside, **arrays))
+    named: dict[str, Any] = dict(arrays)
+    write_aside(path, lambda aside: np.savez(aside, **named))
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,8 @@ def to_bytes(x01: torch.Tensor) -> NDArray[np.uint8]:
     [0, 0, 128, 255, 255]
     """
     scaled = x01.detach().float().mul(255).add(0.5).floor().clamp(0, 255)
-    return scaled.to(torch.uint8).cpu().numpy()
+    stored: NDArray[np.uint8] = scaled.to(torch.uint8).cpu().numpy()
+    return stored
 
 
 def add_within(
@@ -42,4 +43,5 @@ def add_within(
     wanted = np.floor(base.astype(np.float32) + 255 * delta01 + 0.5)
     if eps_255 is not None:
         wanted = np.clip(wanted, base.astype(np.float32) - eps_255, base + np.float32(eps_255))
-    return np.clip(wanted, low, high).astype(np.uint8)
+    stored: NDArray[np.uint8] = np.clip(wanted, low, high).astype(np.uint8)
+    return stored

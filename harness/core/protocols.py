@@ -58,18 +58,20 @@ class Attack(Protocol):
 
 
 class TrainingHook(Protocol):
-    """A defense's part in the training loop.
-
-    ``before_epoch`` returns the positions of the rows to train on this epoch (int64, any order);
-    ``on_batch`` may change a batch, float32 (B, C, H, W) in [0, 1], before augmentation. ``rows``
-    are the positions of the batch in ``train``.
-    """
+    """A defense's part in the training loop."""
 
     def before_epoch(
         self, epoch: int, train: ImageSet, model: nn.Module, rng: np.random.Generator
-    ) -> NDArray[np.int64]: ...
+    ) -> NDArray[np.int64]:
+        """Return the positions in ``train`` to train on this epoch, in any order."""
+        ...
 
-    def on_batch(self, x: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor: ...
+    def on_batch(self, x: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """Return a batch, float32 (B, C, H, W) in [0, 1], changed or not, before augmentation.
+
+        ``rows`` are the batch's positions in ``train``.
+        """
+        ...
 
 
 class Defense(Protocol):
@@ -135,20 +137,20 @@ class Generator(Protocol):
         images: NDArray[np.uint8],
         seed: int,
         *,
-        device: str,
-        checkpoint: Path | None,
-        on_progress: Callable[[Any], None] | None,
-    ) -> nn.Module:
+        device: str = "auto",
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> Any:
         """Train on uint8 (N, C, H, W) and return the model; goes on from ``checkpoint``."""
         ...
 
     @staticmethod
-    def save(folder: Path, model: nn.Module, note: Mapping[str, Any]) -> None:
+    def save(folder: Path, model: Any, note: Mapping[str, Any]) -> None:
         """Write a trained model into a folder, with a note of how it came to be."""
         ...
 
     @staticmethod
-    def load(path: Path, device: str) -> nn.Module:
+    def load(path: Path, device: str = "cpu") -> Any:
         """Read a model that :meth:`save` wrote, or a published checkpoint of this kind."""
         ...
 

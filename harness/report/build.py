@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from harness.core.files import write_aside
 from harness.report import render
 from harness.report.collect import read_run, to_frame
 from harness.report.figures import draw_all
@@ -25,7 +24,7 @@ class Report:
         page: The HTML page.
         files: Every file written, the page among them.
         frame: The main table: shares in [0, 1].
-        summary: The same, with its trials; :func:`harness.report.render.to_console` shows it.
+        summary: The same, with its trials; :func:`harness.report.render.console_table` shows it.
     """
 
     page: Path
@@ -68,19 +67,7 @@ def build_report(run: Path) -> Report:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Write aside, then rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(0o644)  # mkstemp makes it private
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, lambda aside: aside.write_bytes(content))
     return path
 
 

@@ -14,13 +14,13 @@ from harness.report.samples import Gallery
 AMPLIFIED = 8
 """How often the difference is shown magnified, around mid-grey."""
 
-_MOST_ROWS = 6
+MOST_ROWS = 6
 _CELL = 1.05  # inches
 
 
 def image_grid(gallery: Gallery) -> Figure:
     """Draw a gallery: one row per image, one column per stage."""
-    count = min(_MOST_ROWS, len(gallery.clean))
+    count = min(MOST_ROWS, len(gallery.clean))
     columns = {
         "clean": gallery.clean,
         "poisoned": gallery.poisoned,

@@ -29,7 +29,7 @@ def per_target(summary: Summary) -> Figure | None:
     duels = [d for d in summary.duels if len(_targets(d)) > 1]
     if not duels:
         return None
-    figure, axes = panels(len(duels), width=1.5 if len(duels) == 1 else 1.0)
+    figure, axes = panels(len(duels))
     style = defense_looks(summary)
     for ax, duel in zip(axes, duels, strict=True):
         if duel.goal == "targeted":

@@ -111,8 +111,8 @@ def read_run(path: Path) -> Run:
     for file in sorted((path / "records").glob("*.json")):
         try:
             trials.append(Trial.of(_read_record(file)))
-        except (DataError, UnicodeDecodeError) as error:
-            problems.append(Problem(str(file.relative_to(path)), str(error)))
+        except (DataError, OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(f"records/{file.name}", str(error)))
     if not trials:
         unread = f" First of the unreadable ones: {problems[0].error}" if problems else ""
         raise UsageError(
@@ -136,7 +136,7 @@ def to_frame(trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def _read_record(file: Path) -> TrialRecord:
-    record = TrialRecord.read(file)
+    record = TrialRecord.from_json(file.read_text(), file.name)
     if record.spec_id != file.stem:  # a copied file would count its trial twice
         raise DataError(f"{file.name} holds the record of trial {record.spec_id!r}.")
     return record

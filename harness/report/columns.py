@@ -121,7 +121,7 @@ def _targets() -> list[Column]:
         ),
         Column(
             "trials", "Trials", "Finished trials (failed ones in parentheses).",
-            lambda r: f"{r.trials}{f' ({r.failed} failed)' if r.failed else ''}", lambda r: r.trials,
+            _trials, lambda r: r.trials,
         ),
     ]  # fmt: skip
 
@@ -180,6 +180,10 @@ def _note(interval: Interval | None) -> str:
 
 def _floor(row: Row) -> float | None:
     return row.headline.floor if row.headline else None
+
+
+def _trials(row: Row) -> str:
+    return f"{row.trials} ({row.failed} failed)" if row.failed else str(row.trials)
 
 
 def _worst(row: Row) -> str:

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from harness.report.chart_curves import training_curves
-from harness.report.chart_images import AMPLIFIED, image_grid
+from harness.report.chart_images import AMPLIFIED, MOST_ROWS, image_grid
 from harness.report.chart_magnification import magnification
 from harness.report.chart_targets import per_target
 from harness.report.chart_tradeoff import tradeoff
@@ -92,9 +92,9 @@ def draw_all(summary: Summary, shown: Sequence[Gallery]) -> list[Drawing]:
 def _images(gallery: Gallery) -> str:
     target = "" if gallery.target is None else f" of target {gallery.target}"
     return (
-        f"{len(gallery.clean)} poisoned rows{target} at three stages. The third column shows the "
-        f"change that the attack made, {AMPLIFIED} times as strong, around grey. Look for whether "
-        "it is still there after a defense, and for what else was lost."
+        f"{min(MOST_ROWS, len(gallery.clean))} poisoned rows{target} at three stages. The third "
+        f"column shows the change that the attack made, {AMPLIFIED} times as strong, around grey. "
+        "Look for whether it is still there after a defense, and for what else was lost."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.report.statistics import Interval, mean_interval, share_interval, wilson
@@ -55,21 +55,23 @@ def class_accuracy(trials: Iterable[Trial]) -> list[Observation]:
     return found
 
 
-def successes(trials: Iterable[Trial], probe: str, label: str | None = None) -> list[Observation]:
+def successes(
+    trials: Iterable[Trial], probe: str, attacks: Collection[str] | None = None
+) -> list[Observation]:
     """Poison success on one probe, one observation per finished trial and target.
 
     Args:
         trials: Any trials.
         probe: Name of the probe.
-        label: Only outcomes of the attack of this label; in trials without an attack they are the
-            clean floor of that attack.
+        attacks: Only outcomes of the attacks with these ids; in trials without an attack they are
+            the clean floor of those attacks.
     """
     return [
         Observation(t.pair_key(t.target if o.target is None else o.target), o.successes, o.trials)
         for t in trials
         if t.ok
         for o in t.record.outcomes
-        if o.probe == probe and o.trials and label in (None, o.label)
+        if o.probe == probe and o.trials and (attacks is None or o.attack in attacks)
     ]
 
 

@@ -37,7 +37,7 @@ class Cell:
         classes: How it looks.
         note: What it says when pointed at.
         aside: Shown smaller below the text: an interval, a target.
-        badges: Shown instead of the text: flags.
+        badges: Shown below the text: flags.
     """
 
     text: str
@@ -69,7 +69,8 @@ def render_page(
         drawings: Its figures.
         problems: Files that could not be read, records and samples alike.
     """
-    columns = main_columns(summary.rows)
+    # The flags stand with the defense, where a narrow screen shows them.
+    columns = [c for c in main_columns(summary.rows) if c.key != "flags"]
     trials = run.trials
     return _template().render(
         title=run.study.title or run.study.name or run.path.resolve().name,
@@ -86,7 +87,8 @@ def render_page(
         defenses=summary.defenses,
         explained=_explained(summary.rows),
         tolerated=f"{100 * TOLERATED_LOSS:.0f}",
-        few=any(0 < r.trials < _FEW and r.goal != "targeted" for r in summary.rows),
+        single=any(r.trials == 1 and r.goal != "targeted" for r in summary.rows),
+        few=any(1 < r.trials < _FEW and r.goal != "targeted" for r in summary.rows),
         figures=[(d, _figure(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
         trial_heads=[(title, kind, "") for title, kind in _trial_columns(trials)],
         trial_lines=_trial_lines(trials),
@@ -155,7 +157,7 @@ def _cell(row: Row, column: Column) -> Cell:
     if column.numeric:  # the estimate, and below it what stands in brackets
         text, _, aside = text.partition(" ")
     classes.append(f"c-{column.key}")
-    badges = row.flags if column.key == "flags" else ()
+    badges = row.flags if column.key == "defense" else ()
     return Cell(text, _sortable(column.value(row)), " ".join(classes), note, aside, badges)
 
 

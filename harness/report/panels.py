@@ -16,17 +16,12 @@ from harness.report.statistics import Interval
 from harness.report.style import FAINT, FLOOR, UNDEFENDED, Look, looks
 from harness.report.summary import Duel, Summary
 
-_PANEL = (4.3, 3.2)  # inches; three in a row fill a page
+_PANEL = (4.2, 3.2)  # inches; three in a row fill a page
 
 
-def panels(count: int, width: float = 1.0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels in rows of two or three.
-
-    Args:
-        count: Panels.
-        width: Stretches each; a single one is stretched in any case, so that its legend has room.
-    """
-    width = max(width, 1.35) if count == 1 else width
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``count`` panels in rows of two or three."""
+    width = 1.35 if count == 1 else 1.0  # one panel alone needs room for its legend
     columns = min(count, 3 if count > 4 or count == 3 else 2)
     rows = math.ceil(count / columns)
     size = (_PANEL[0] * columns * width, _PANEL[1] * rows + 0.5)

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.report import format as fmt
 from harness.report.columns import Column, main_columns
@@ -64,12 +65,15 @@ def to_latex(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def to_console(summary: Summary, width: int = 100) -> str:
-    """Return the results as plain ASCII text, one table per setting and attack.
+def console_table(summary: Summary, width: int = 100) -> Text:
+    """Return the results in plain ASCII, one table per setting and attack.
 
     Args:
         summary: What to show.
         width: Columns of the terminal.
+
+    Returns:
+        Text that rich prints as it is; ``.plain`` is the string.
     """
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, force_terminal=False, emoji=False)
@@ -77,7 +81,7 @@ def to_console(summary: Summary, width: int = 100) -> str:
         console.print(_console_table(duel), "")
     console.print("95 % intervals; success and accuracy in %. * best of the defenses with credit.")
     lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join(lines).encode("ascii", "replace").decode() + "\n"
+    return Text("\n".join(lines).encode("ascii", "replace").decode(), no_wrap=True)
 
 
 def _console_table(duel: Duel) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import DataError
+from harness.core.files import read_arrays
 from harness.report.collect import Problem
 from harness.report.summary import Duel, Summary
 from harness.report.trials import Trial
@@ -61,11 +61,11 @@ def read_samples(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDAr
     Raises:
         DataError: If the file is none such.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[name] for name in _STAGES]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path.name} holds no samples: {error}") from error
+    stored = read_arrays(path)
+    missing = [name for name in _STAGES if name not in stored]
+    if missing:
+        raise DataError(f"{path.name} lacks the array {missing[0]!r}.")
+    arrays = [stored[name] for name in _STAGES]
     shapes = {a.shape for a in arrays}
     if any(a.dtype != np.uint8 or a.ndim != 4 or not a.size for a in arrays) or len(shapes) != 1:
         raise DataError(

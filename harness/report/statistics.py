@@ -66,8 +66,8 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
         raise DataError("the mean of no values is undefined.")
     sample = np.asarray(values, dtype=np.float64)
     mean, n = float(sample.mean()), len(sample)
-    if np.ptp(sample) == 0:
-        return Interval(float(sample[0]), None, None, n, "none")
+    if np.ptp(sample) < 1e-12:  # differences that are equal but for rounding
+        return Interval(mean, None, None, n, "none")
     if n > 2:
         ends = _bootstrap(sample, "BCa", seed)
         if np.isfinite(ends).all():

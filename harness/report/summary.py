@@ -107,7 +107,7 @@ class Duel:
     @property
     def goal(self) -> str:
         """How the attack's success is counted."""
-        return self.rows[0].goal
+        return next((r.goal for r in self.rows if r.goal != "none"), "none")
 
     @property
     def undefended(self) -> Row | None:
@@ -209,16 +209,12 @@ def _probes(
 
 
 def _floor(finished: list[Trial], probe: str, clean: list[Trial]) -> float | None:
-    """Mean of the clean trainings' outcomes on the probes of the very same attack and targets."""
-    judged = {(o.label, o.target) for t in finished for o in t.record.outcomes if o.probe == probe}
-    return obs.mean(
-        [
-            one
-            for label in sorted({label for label, _ in judged})
-            for one in obs.successes(clean, probe, label)
-            if (label, one.target) in judged
-        ]
-    )
+    """Mean of the clean trainings' outcomes on the same probe of the very same attacks.
+
+    An attack's id is the hash of its spec, which names the target too.
+    """
+    attacks = {o.attack for t in finished for o in t.record.outcomes}
+    return obs.mean(obs.successes(clean, probe, attacks))
 
 
 def _worst(finished: list[Trial], probe: str) -> tuple[float | None, int | None]:

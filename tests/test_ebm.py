@@ -1,0 +1,169 @@
+"""The energy network against golden values, its fast form against autograd, and its training."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from generative.checkpoints import load_ebm, load_training, save_ebm
+from generative.diagnostics import energy_gap
+from generative.ebm import EBM, EBMConfig, FoldedEnergy, fold_pool, folded_energy
+from generative.ebm_training import EBMRecipe, train_ebm
+from harness.core.errors import DataError
+from harness.datasets.shapes import Shapes
+
+TINY = EBMRecipe(iterations=6, batch_size=8, bank_size=16, chain_steps=2)
+
+
+def filled(nf: int) -> EBM:
+    """A network with the parameters of the golden values: sines, sorted by name."""
+    model = EBM(EBMConfig(nf=nf))
+    state = model.state_dict()
+    for index, name in enumerate(sorted(state)):
+        tensor = state[name]
+        values = np.sin(0.01 * np.arange(tensor.numel()) + index)
+        fan = tensor.numel() / tensor.shape[0]
+        values = values * np.sqrt(3 / fan) if tensor.ndim > 1 else 0.1 * values
+        state[name] = torch.tensor(values, dtype=torch.float32).reshape(tensor.shape)
+    model.load_state_dict(state)
+    return model
+
+
+def golden_input() -> torch.Tensor:
+    x = np.sin(0.05 * np.arange(2 * 3 * 32 * 32)).reshape(2, 3, 32, 32)
+    return torch.tensor(x, dtype=torch.float32)
+
+
+def autograd(model: EBM, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model(x).sum(), x)[0]
+
+
+def test_golden_energies_and_gradient_of_the_published_width() -> None:
+    model, x = filled(128), golden_input()
+    assert sum(p.numel() for p in model.parameters()) == 1_053_824
+    energies = model(x)[:, 0].detach().numpy()
+    np.testing.assert_allclose(energies, [183.45580, 185.97267], rtol=1e-4)
+    for gradient in (autograd(model, x), FoldedEnergy(model).input_gradient(x)):
+        norms = gradient.flatten(1).norm(dim=1).numpy()
+        np.testing.assert_allclose(norms, [12.05540, 10.80090], rtol=1e-4)
+        first = [0.01991038, 0.02624095, 0.03792192, 0.04392261]
+        np.testing.assert_allclose(gradient[0, 0, 0, :4].numpy(), first, rtol=1e-4)
+        np.testing.assert_allclose(float(gradient[0, 1, 16, 16]), -0.01937050, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("nf", "count"), [(32, 66_848), (64, 264_768)])
+def test_parameter_counts(nf: int, count: int) -> None:
+    assert sum(p.numel() for p in EBM(EBMConfig(nf=nf)).parameters()) == count
+
+
+@pytest.mark.parametrize("size", [16, 32, 48])
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_folded_form_equals_the_plain_one(size: int, patch_size: int) -> None:
+    torch.manual_seed(0)
+    model = EBM(EBMConfig(nf=8, patch_size=patch_size))
+    x = torch.rand(3, 3, size, size) * 2 - 1
+    fast = FoldedEnergy(model)
+    torch.testing.assert_close(fast.energy(x), model(x)[:, 0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(folded_energy(model, x), model(x)[:, 0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast.input_gradient(x), autograd(model, x), rtol=1e-4, atol=1e-7)
+
+
+def test_folding_is_exact_in_double_precision() -> None:
+    torch.manual_seed(0)
+    kernel, x = torch.randn(4, 3, 3, 3).double(), torch.randn(2, 3, 8, 8).double()
+    pooled = torch.nn.functional.avg_pool2d(torch.nn.functional.conv2d(x, kernel, padding=1), 2)
+    folded = torch.nn.functional.conv2d(x, fold_pool(kernel), stride=2, padding=1)
+    torch.testing.assert_close(folded, pooled, rtol=1e-13, atol=1e-13)
+
+
+def test_bf16_gradient_points_the_same_way() -> None:
+    model, x = filled(32), golden_input()
+    exact = FoldedEnergy(model).input_gradient(x)
+    low = FoldedEnergy(model, torch.bfloat16).input_gradient(x)
+    assert float(torch.cosine_similarity(exact.flatten(), low.flatten(), dim=0)) > 0.98
+
+
+def images(rows: int = 48) -> np.ndarray:
+    return Shapes(kind="pood", train=rows, test=6).load().train.images
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -> None:
+    config, data = EBMConfig(nf=8), images()
+    whole = train_ebm(data, config, TINY, 3, device="cpu")
+    path = tmp_path / "training.safetensors"
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        train_ebm(
+            data, config, TINY, 3, device="cpu", checkpoint=path, checkpoint_every=2,
+            on_progress=stop, progress_every=5,
+        )  # fmt: skip
+    assert load_training(path, identity(config, TINY, 3))[1] == 4
+    rest = train_ebm(data, config, TINY, 3, device="cpu", checkpoint=path)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(rest.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def identity(config: EBMConfig, recipe: EBMRecipe, seed: int) -> dict:
+    return {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    train_ebm(images(), EBMConfig(nf=8), TINY, 0, device="cpu", checkpoint=path)
+    with pytest.raises(DataError, match="another seed"):
+        train_ebm(images(), EBMConfig(nf=8), TINY, 1, device="cpu", checkpoint=path)
+
+
+def test_training_lowers_the_energy_of_data_below_that_of_noisy_data() -> None:
+    data = images(400)
+    recipe = EBMRecipe(iterations=300, batch_size=16, bank_size=200, lr=3e-3, warmup=20, ema=0.95)
+    x = torch.tensor(data[:32]).float() / 127.5 - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = energy_gap(FoldedEnergy(EBM(EBMConfig(nf=8))), x)
+    after = energy_gap(FoldedEnergy(train_ebm(data, EBMConfig(nf=8), recipe, 0, device="cpu")), x)
+    assert after > before + 60
+
+
+def test_a_saved_network_is_loaded_with_its_shape(tmp_path: Path) -> None:
+    model = filled(8)
+    save_ebm(tmp_path / "ebm", model, {"name": "ebm"})
+    loaded = load_ebm(tmp_path / "ebm")
+    torch.testing.assert_close(loaded(golden_input()), model(golden_input()))
+
+
+def test_a_published_checkpoint_without_configuration_has_the_published_shape(
+    tmp_path: Path,
+) -> None:
+    save_file(filled(128).state_dict(), tmp_path / "model.safetensors")
+    assert load_ebm(tmp_path).config.nf == 128
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    save_ebm(tmp_path, filled(8), {})
+    (tmp_path / "config.json").write_text('{"nf": 16}')
+    with pytest.raises(DataError, match=r"tensor 'block1.c1.bias' has shape \(8,\)"):
+        load_ebm(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"\x80\x04K\x01."])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="no safetensors file"):
+        load_ebm(path)
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(DataError, match="fewer than a batch"):
+        train_ebm(images()[:4], EBMConfig(nf=8), TINY, 0)

@@ -1,0 +1,71 @@
+"""Langevin dynamics and its noise."""
+
+import numpy as np
+import pytest
+import torch
+
+from generative.langevin import langevin
+from generative.noise import row_noise
+
+SHAPE = (3, 8, 8)
+
+
+class Flat:
+    """No energy at all."""
+
+    def input_gradient(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+
+class Bowl:
+    """Energy x²/2 per pixel."""
+
+    def input_gradient(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_without_energy_the_steps_are_pure_diffusion() -> None:
+    ids = np.arange(64)
+    x = torch.zeros(64, *SHAPE)
+    moved = langevin(x, 150, Flat(), row_noise(0, ids, SHAPE))
+    assert float(moved.std()) == pytest.approx(0.0125 * np.sqrt(150), rel=0.02)
+    assert float(x.abs().max()) == 0  # the input is not changed
+
+
+def test_the_gradient_coefficient_is_the_published_one() -> None:
+    x = torch.ones(1, *SHAPE)
+    silent = iter([torch.zeros(1, *SHAPE)])
+    moved = langevin(x, 1, Bowl(), silent)
+    torch.testing.assert_close(moved, x * (1 - 0.78125))
+
+
+def test_a_bowl_reaches_its_stationary_variance() -> None:
+    # x ← (1-r) x + s z has variance s² / (1 - (1-r)²) for r = s²/(2T).
+    temperature, step = 1e-3, 1.25e-2
+    rate = step**2 / (2 * temperature)
+    expected = step / np.sqrt(1 - (1 - rate) ** 2)
+    ids = np.arange(64)
+    noise = row_noise(1, ids, SHAPE)
+    moved = langevin(torch.zeros(64, *SHAPE), 200, Bowl(), noise, temperature=temperature)
+    assert float(moved.std()) == pytest.approx(expected, rel=0.02)
+
+
+def test_noise_of_a_row_depends_on_seed_and_id_alone() -> None:
+    def draw(ids: list[int], seed: int = 0, steps: int = 40) -> torch.Tensor:
+        source = row_noise(seed, np.array(ids), SHAPE)
+        return torch.stack([next(source).clone() for _ in range(steps)], 1)
+
+    together, alone = draw([5, 7, 9]), draw([7])
+    assert torch.equal(together[1], alone[0])
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(draw([7], seed=1)[0], alone[0])
+
+
+def test_noise_is_standard_normal_and_fresh_at_every_step() -> None:
+    source = row_noise(0, np.arange(8), (3, 32, 32))
+    steps = torch.stack([next(source).clone() for _ in range(33)])
+    assert float(steps.mean()) == pytest.approx(0, abs=0.005)
+    assert float(steps.std()) == pytest.approx(1, abs=0.005)
+    flat = steps.flatten(1)
+    correlation = torch.corrcoef(flat)
+    assert float((correlation - torch.eye(33)).abs().max()) < 0.05

@@ -1,0 +1,118 @@
+"""Training of classifiers: it learns, repeats itself, and gives hooks their part."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from harness.classifiers.hlb_xs import HlbXs
+from harness.core.augment import random_crop, random_flip
+from harness.core.data import ImageSet
+from harness.core.errors import DataError
+from harness.core.recipe import Recipe
+from harness.core.seeds import stream
+from harness.datasets.shapes import Shapes
+from harness.training import Predictor, build_model, fit
+
+NET = HlbXs(widths=(8, 16, 16), recipe=Recipe(epochs=2, lr=0.1, crop_pad=2))
+DATA = Shapes(train=300, test=100).load()
+
+
+def trained(seed: int = 0, recipe: Recipe = NET.recipe, **options: object) -> Predictor:
+    rng = stream(seed, "train")
+    model = build_model(NET.build, DATA.train.num_classes, DATA.train.image_shape, rng)
+    return fit(model, DATA.train, recipe, rng, **options)
+
+
+def weights(predictor: Predictor) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in predictor.model.parameters()])
+
+
+def test_a_classifier_learns_real_images(shared_data) -> None:
+    archive = np.load(shared_data / "data" / "cifar10_mini.npz")
+    keep = np.isin(archive["y_train"], (1, 6))  # automobiles and frogs
+    pixels = archive["x_train"][keep].transpose(0, 3, 1, 2)
+    labels = (archive["y_train"][keep] == 6).astype(np.int64)
+    train = ImageSet(np.ascontiguousarray(pixels), labels, np.arange(len(labels)), 2)
+    rng = stream(0, "train")
+    model = build_model(NET.build, 2, train.image_shape, rng)
+    predict = fit(model, train.take(np.arange(800)), replace(NET.recipe, epochs=4), rng)
+    held_out = train.take(np.arange(800, len(train)))
+    assert np.mean(predict(held_out.images) == held_out.labels) > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    assert torch.equal(weights(trained(0)), weights(trained(0)))
+    assert not torch.equal(weights(trained(0)), weights(trained(1)))
+
+
+class Recorder:
+    """Keeps the even rows, brightens them, and notes what it saw."""
+
+    def __init__(self) -> None:
+        self.rows: set[int] = set()
+        self.largest = 0.0
+
+    def before_epoch(self, epoch, train, model, rng):
+        assert not model.training
+        return np.arange(0, len(train), 2)
+
+    def on_batch(self, x, rows, rng):
+        self.rows |= set(map(int, rows))
+        self.largest = max(self.largest, float(x.max()))
+        return (x + 0.1).clamp(0, 1)
+
+
+def test_a_hook_chooses_rows_and_changes_batches() -> None:
+    hook = Recorder()
+    epochs = []
+    defended = trained(0, hooks=[hook], on_epoch=lambda e, _: epochs.append(e))
+    assert hook.rows == set(range(0, 300, 2))
+    assert hook.largest <= 1
+    assert [e.rows for e in epochs] == [150, 150]
+    assert not torch.equal(weights(defended), weights(trained(0)))
+
+
+def test_only_the_given_parameters_are_trained() -> None:
+    rng = stream(0, "train")
+    model = build_model(NET.build, 10, DATA.train.image_shape, rng)
+    body = [p.clone() for p in model.body.parameters()]
+    head = model.head.weight.clone()
+    fit(model, DATA.train, NET.recipe, rng, trainable=list(model.head.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(body, model.body.parameters(), strict=True))
+    assert not torch.equal(head, model.head.weight)
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    with pytest.raises(DataError, match="diverged"):
+        trained(0, recipe=replace(NET.recipe, lr=1e30, precision="fp32"))
+
+
+def test_no_rows_to_train_on_is_an_error() -> None:
+    rng = stream(0)
+    model = build_model(NET.build, 10, DATA.train.image_shape, rng)
+    with pytest.raises(DataError, match="empty"):
+        fit(model, DATA.train.take([]), NET.recipe, rng)
+
+
+def test_augmentation_moves_whole_images() -> None:
+    x = torch.arange(4 * 3 * 8 * 8).float().view(4, 3, 8, 8)
+    flipped = random_flip(x, stream(3))
+    for before, after in zip(x, flipped, strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+    assert random_crop(x, 0, stream(0)) is x
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    windows = [padded[:, :, dy : dy + 8, dx : dx + 8] for dy in range(5) for dx in range(5)]
+    cropped = random_crop(x, 2, stream(0))
+    for index, image in enumerate(cropped):
+        assert any(torch.equal(image, w[index]) for w in windows)
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    recipe = Recipe(lr=1.0, warmup=0.25)
+    assert recipe.rate(0.125, 0) == 0.5
+    assert recipe.rate(1.0, 11) == 0.0
+    steps = Recipe(lr=1.0, schedule="multistep", milestones=(2, 4))
+    rates = [steps.rate(0.5, epoch) for epoch in range(6)]
+    np.testing.assert_allclose(rates, [1, 1, 0.1, 0.1, 0.01, 0.01])
