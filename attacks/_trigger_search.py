@@ -46,6 +46,8 @@ class TriggerSearch:
         lr: Step of RAdam, in units of [0, 1].
         batch_size: Images per update.
         pood_share: Share of public images in each batch, in [0, 1); 0 as published.
+        trigger_on: The trigger is added to ``augmented`` images, as published, or to ``stored``
+            ones, which are then augmented: what happens to the poisons in the victim's training.
         bn_mode: ``eval`` (running statistics) or ``train`` (of the batch).
         project: Clip the pattern to its bound after each step.
     """
@@ -61,6 +63,7 @@ class TriggerSearch:
     lr: float = 0.01
     batch_size: int = 96
     pood_share: float = 0.0
+    trigger_on: Literal["augmented", "stored"] = "augmented"
     bn_mode: Literal["eval", "train"] = "eval"
     project: bool = True
 
@@ -188,10 +191,12 @@ def _optimise(
         parts = [private[draw.choice(len(private), from_class, replace=False)]]
         if from_pood:
             parts.append(public[draw.choice(len(public), from_pood, replace=False)])
-        # As published, the trigger is added after augmentation here, and before it in training.
         x = torch.cat(parts).to(device).float().div_(255)
-        x = random_crop(random_flip(x, draw), 4, draw)
+        if search.trigger_on == "augmented":
+            x = random_crop(random_flip(x, draw), 4, draw)
         x = (x + delta.clamp(-eps, eps)).clamp(0, 1)
+        if search.trigger_on == "stored":
+            x = random_crop(random_flip(x, draw), 4, draw)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = model(x)

@@ -10,6 +10,7 @@ EVERYWHERE = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment, not a copy of it
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as outside
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_task_oom_retries": "2",  # Ray's default is to repeat for ever what does not fit in memory
     # A process that died is told of in the result of its piece; Ray says so on stdout as well.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|retries remaining",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer reporter prints even when told to be silent
@@ -19,8 +20,8 @@ EVERYWHERE = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # records are the checkpoint of a study
 }
 LOCAL = {
-    "RAY_AUTH_MODE": "disabled",  # nothing but this machine can reach a local Ray, and no token
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # file is written; this is what binds it to loopback
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
+    "RAY_AUTH_MODE": "disabled",  # so it needs no token, and writes none to the home folder
 }
 LOUD = ("ray.tune", "ray.air", "ray.data", "ray.train")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,8 @@ from harness.core.errors import UsageError
 from harness.study import Resources
 
 MIB = 2**20
-REACH_SECONDS = 5.0
+REACH_SECONDS = 3.0
+ANSWER_SECONDS = 15.0
 HOW_TO_START = (
     "Start one with 'ray start --head' and give its address (HOST:6379, or 'auto' on one of its "
     "machines); or give no address, which uses this machine alone."
@@ -38,7 +41,11 @@ def session(
         UsageError: If the address cannot be reached, or a size is given for a cluster that others
             sized.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    if not address and os.environ.get("RAY_ADDRESS"):
+        address = "auto"  # Ray looks there first
+    address = address or None
+    if address is not None:
+        _reach(address)
     prepare(local=address is None)
     import ray  # only now: it reads the environment while it is imported
 
@@ -60,12 +67,9 @@ def session(
                 f"Ray at {address!r} has the CPUs and GPUs that it was started with; "
                 f"cpus={cpus} and gpus={gpus} are for a local Ray, without an address."
             )
-        _reach(address)
+        _rehearse(address)
         settings["address"] = address
-    try:
-        ray.init(**settings)
-    except (ConnectionError, ValueError, OSError) as error:
-        raise UsageError(f"no Ray answers at {address!r}: {error} {HOW_TO_START}") from error
+    ray.init(**settings)
     try:
         yield
     finally:
@@ -80,7 +84,7 @@ def require(resources: Resources) -> None:
     """
     import ray
 
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
     sizes = [(int(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
     if not any(c >= resources.cpus and g >= resources.gpus for c, g in sizes):
         largest = " or ".join(f"{c} CPUs and {g:g} GPUs" for c, g in sorted(set(sizes)))
@@ -91,20 +95,15 @@ def require(resources: Resources) -> None:
 
 
 def _reach(address: str) -> None:
-    """Try a plain connection first: ``ray.init`` waits for minutes where nothing answers."""
-    if address.startswith("ray://"):
+    """Try a plain connection, whose failure says at once what is wrong."""
+    target = _known_address() if address == "auto" else address
+    if target is None:  # Ray looks for its processes itself, and says so if it finds none
+        return
+    if target.startswith("ray://"):
         raise UsageError(
-            f"{address!r} is an address of Ray Client, which this benchmark does not use: run it "
+            f"{target!r} is an address of Ray Client, which this benchmark does not use: run it "
             "on a machine of the cluster with 'auto', or hand it in with 'ray job submit'."
         )
-    if address == "auto":
-        known = Path(_ray_folder(), "ray_current_cluster")
-        # Without the file Ray looks for its processes itself, and says so at once if it finds none.
-        if not known.is_file():
-            return
-        target = known.read_text().strip()
-    else:
-        target = address
     host, _, port = target.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"a Ray address is HOST:PORT or 'auto'; got {target!r}. {HOW_TO_START}")
@@ -115,10 +114,37 @@ def _reach(address: str) -> None:
         raise UsageError(f"no Ray answers at {target!r}{given}: {error}. {HOW_TO_START}") from error
 
 
-def _ray_folder() -> Path:
-    """Return the folder in which a Ray on this machine notes its address."""
+def _rehearse(address: str) -> None:
+    """Connect in a process that can be killed: ``ray.init`` may wait for ever, deaf to signals.
+
+    It does so where something else listens, where the Ray is of another version or wants a token,
+    and where it listens on loopback and this process takes the machine's other address.
+    """
+    code = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code, address],
+            timeout=ANSWER_SECONDS, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        reason = (
+            f"something listens, and did not let us in within {ANSWER_SECONDS:g} s "
+            "(no Ray, another version of it, or one that wants a token: RAY_AUTH_MODE=token)"
+        )
+        raise UsageError(f"no Ray answers at {address!r}: {reason}. {HOW_TO_START}") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
+        raise UsageError(f"no Ray answers at {address!r}: {lines[-1]} {HOW_TO_START}") from error
+
+
+def _known_address() -> str | None:
+    """Return what ``auto`` stands for, if a variable or Ray's own note on this machine tells."""
+    given = os.environ.get("RAY_ADDRESS")
+    if given and given != "auto":
+        return given
     base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    return Path(base, "ray")
+    note = Path(base, "ray", "ray_current_cluster")
+    return note.read_text().strip() if note.is_file() else None
 
 
 def _object_store_bytes() -> int:

@@ -28,7 +28,7 @@ def run_tasks(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=0
     )(_run)
     waiting = deque(range(len(payloads)))
-    pending: dict[ray.ObjectRef, int] = {}
+    pending: dict[ray.ObjectRef[Result], int] = {}
     window = _window(resources)
     try:
         while waiting or pending:
@@ -37,10 +37,10 @@ def run_tasks(
                 pending[task.remote(function, payloads[index], resources.cpus)] = index
             ready, _ = ray.wait(list(pending), num_returns=1)
             yield _collect(ready[0], pending.pop(ready[0]))
-    except KeyboardInterrupt:
-        ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
-        for ref in ready:
-            yield _collect(ref, pending.pop(ref))
+    except (KeyboardInterrupt, SystemExit):
+        for ref in list(pending):
+            if ray.wait([ref], timeout=0)[0]:
+                yield _collect(ref, pending.pop(ref))
         raise
     finally:
         for ref in pending:
@@ -54,7 +54,7 @@ def _run(function: Work, payload: dict[str, Json], cpus: int) -> Result:
     return value, error, time.perf_counter() - began
 
 
-def _collect(ref: ray.ObjectRef, index: int) -> Done:
+def _collect(ref: ray.ObjectRef[Result], index: int) -> Done:
     try:
         value, error, seconds = ray.get(ref)
     except RayError as crash:
@@ -64,7 +64,7 @@ def _collect(ref: ray.ObjectRef, index: int) -> Done:
 
 def _window(resources: Resources) -> int:
     """Return how many tasks to hand in at once: twice what runs, so that no core waits."""
-    there = ray.cluster_resources()
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     slots = there.get("CPU", 0) / resources.cpus
     if resources.gpus:
         slots = min(slots, there.get("GPU", 0) / resources.gpus)

@@ -15,6 +15,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
 
 from harness.core.device import use_threads
 from harness.core.values import Json
@@ -41,15 +42,11 @@ def run_trials(
         thread.start()
         try:
             while (done := feed.queue.get()) is not None:
-                if done.index in missing:
+                if done.index in missing:  # a node that dies late makes Tune repeat a trial
                     missing.remove(done.index)
                     yield done
         except (KeyboardInterrupt, SystemExit):
-            while not feed.queue.empty():
-                done = feed.queue.get()
-                if done is not None and done.index in missing:
-                    missing.remove(done.index)
-                    yield done
+            yield from (d for d in feed.rest() if d.index in missing)
             raise
         finally:
             feed.stop.set()
@@ -77,6 +74,11 @@ class _Feed(tune.Callback, tune.Stopper):
         """Tune pickles its settings, for a restore that never happens."""
         return type(self), ()
 
+    def rest(self) -> list[Done]:
+        """Take what has finished and has not been handed on."""
+        taken = [self.queue.get() for _ in range(self.queue.qsize())]
+        return [done for done in taken if done is not None]
+
     def watch(self, tuner: tune.Tuner) -> None:
         """Run Tune to its end."""
         try:
@@ -94,20 +96,25 @@ class _Feed(tune.Callback, tune.Stopper):
         """Whether to end the run."""
         return self.stop.is_set()
 
-    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Note who runs the trial."""
         self.actors[trial.trial_id] = trial.temporary_state.ray_actor
 
-    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
         """Take the result out, so that Tune does not keep it, and write it to disk, as well."""
         value, error = json.loads(result.pop("returned"))
         self.queue.put(Done(trial.config["index"], value, error, result["seconds"]))
 
-    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Note a trial whose process died once too often."""
-        self.queue.put(Done(trial.config["index"], None, Path(trial.error_file).read_text()))
+        told = Path(trial.error_file).read_text() if trial.error_file else ""
+        last = told.rpartition("Failure # ")[2].splitlines()[1:2]
+        error = " ".join([f"its process died {RETRIES + 1} times.", *last])
+        self.queue.put(Done(trial.config["index"], None, f"{error}\n{told}"))
 
-    def on_step_end(self, **_: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Kill what runs once Tune has been told to stop; it would wait ten seconds for it."""
         if self.stop.is_set():
             for actor in self.actors.values():
@@ -146,6 +153,6 @@ def _trial(
     use_threads(cpus)
     began = time.perf_counter()
     value, error = attempt(function, payloads[config["index"]])
-    # Tune's reporter prints a line about each trial that reports nothing it would keep: seconds.
     seconds = time.perf_counter() - began
+    # Seconds stand apart: Tune prints a line about a trial of which it has nothing to report.
     tune.report({"returned": json.dumps([value, error]), "seconds": seconds})

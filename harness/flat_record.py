@@ -1,0 +1,80 @@
+"""A trial record as flat names and numbers, as experiment trackers want them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.core.records import TrialRecord
+
+COMPONENTS = ("dataset", "attack", "defense", "classifier")
+
+
+def run_name(record: TrialRecord) -> str:
+    """Return the trial in a few words: ``narcissus → puregen_ebm steps=100 · target 2 · seed 0``."""
+    spec, seeds = record.spec, record.spec["seeds"]
+    attack, defense = (record.labels.get(k, spec[k]["name"]) for k in ("attack", "defense"))
+    parts = [f"{attack} → {defense}"]
+    if spec["target"] is not None:
+        parts.append(f"target {spec['target']}")
+    same = len(set(seeds.values())) == 1
+    shown = seeds["victim"] if same else "/".join(str(seeds[k]) for k in sorted(seeds))
+    return " · ".join([*parts, f"seed {shown}"])
+
+
+def params_of(record: TrialRecord) -> dict[str, str]:
+    """Return what the trial was asked to do: ``attack``, ``attack.eps_255``, ``seed.poison``, …"""
+    spec = record.spec
+    params: dict[str, Any] = {}
+    for role in COMPONENTS:
+        params[role] = spec[role]["name"]
+        params |= {f"{role}.{k}": v for k, v in spec[role].items() if k != "name"}
+    params["scenario"] = spec["scenario"]
+    params["target"] = spec["target"]
+    params |= {f"seed.{k}": v for k, v in spec["seeds"].items()}
+    return {name: _short(value) for name, value in params.items() if value is not None}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping | list):
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return str(value)
+
+
+def metrics_of(record: TrialRecord) -> dict[str, float]:
+    """Return what a finished trial measured; rates are shares in [0, 1]. Of a failed one, nothing.
+
+    ``poison_success`` is that on the first probe; the others add their name
+    (``poison_success_x2``). A trial without an attack has none.
+    """
+    if record.status != "ok":
+        return {}
+    metrics = {"natural_accuracy": record.natural_accuracy, "poisons": float(record.poisons)}
+    target = record.spec["target"]
+    if record.goal == "triggered" and target is not None and target < len(record.class_rows):
+        if record.class_rows[target]:
+            share = record.class_correct[target] / record.class_rows[target]
+            metrics["attacked_class_accuracy"] = share
+    if record.goal != "none":
+        for index, probe in enumerate(record.outcomes):
+            if probe.trials:
+                name = "poison_success" if index == 0 else f"poison_success_{probe.probe}"
+                metrics[name] = probe.successes / probe.trials
+    if record.movement is not None:
+        moved = record.movement
+        l2 = {"l2_clean": moved.clean_l2, "l2_poison": moved.poison_l2}
+        metrics |= {name: value for name, value in l2.items() if value is not None}
+        metrics["rows_kept"] = float(moved.rows_out)
+        metrics["poison_kept"] = float(moved.poison_kept)
+    for stage, cost in record.stages.items():
+        metrics[f"seconds_{stage}"] = cost.seconds
+        metrics[f"peak_mib_{stage}"] = cost.peak_mib
+    return metrics | {f"detail.{name}": value for name, value in record.details.items()}
+
+
+def curves_of(record: TrialRecord) -> Iterator[tuple[str, int, float]]:
+    """Yield name, epoch (the first is 1) and value of each point of the record's curves."""
+    for name, values in record.curves.items():
+        for epoch, value in enumerate(values, start=1):
+            yield name, epoch, value

@@ -1,0 +1,32 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.cluster.session import session
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests: it takes seconds to start."""
+    checkout = str(Path(__file__).resolve().parents[1])
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers do not see the path of this process, and import functions of the tests by name.
+        patch.setenv("PYTHONPATH", checkout, prepend=os.pathsep)
+        with session(cpus=2):
+            yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real images and published tables: ``data/``, ``reference/``."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("PUREGEN_BENCH_SHARED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is no folder; set PUREGEN_BENCH_SHARED to one")
+    return folder
