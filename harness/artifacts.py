@@ -8,7 +8,6 @@ that what is there is whole, and its files' checksums are verified when it is re
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -27,7 +26,6 @@ from harness.core.values import Json
 
 T = TypeVar("T")
 LABEL = "artifact.json"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +75,11 @@ class Store:
         """
         folder = self.folder(key)
         if self.has(key):
-            return read(folder), self._verify(folder)
+            return self._read(folder, key, read)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if self.has(key):
-                return read(folder), self._verify(folder)
+                return self._read(folder, key, read)
             began = time.perf_counter()
             aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
@@ -94,17 +92,27 @@ class Store:
                     with path.open("rb") as handle:
                         os.fsync(handle.fileno())
                 aside.chmod(0o755)
+                shutil.rmtree(folder, ignore_errors=True)  # one that lost its label
                 aside.rename(folder)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return read(folder), Made(False, seconds)
 
-    def _verify(self, folder: Path) -> Made:
-        label = json.loads((folder / LABEL).read_text())
-        for name, expected in label["files"].items():
-            if not (folder / name).is_file() or file_digest(folder / name) != expected:
-                raise DataError(
-                    f"{str(folder / name)!r} is not what was stored; remove the folder "
-                    f"{str(folder)!r} to have it made again."
-                )
-        return Made(True, float(label["seconds"]))
+    def _read(
+        self, folder: Path, key: dict[str, Json], read: Callable[[Path], T]
+    ) -> tuple[T, Made]:
+        """Read an artefact whose label and files are what was written."""
+        try:
+            label = json.loads((folder / LABEL).read_text())
+            whole = digest(label["key"]) == digest(key) and all(
+                (folder / name).is_file() and file_digest(folder / name) == expected
+                for name, expected in label["files"].items()
+            )
+            made = Made(True, float(label["seconds"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise DataError(
+                f"{str(folder)!r} is not what was stored; remove this folder to have it made again."
+            )
+        return read(folder), made

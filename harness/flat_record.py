@@ -12,7 +12,7 @@ COMPONENTS = ("dataset", "attack", "defense", "classifier")
 
 
 def run_name(record: TrialRecord) -> str:
-    """Return the trial in a few words: ``narcissus → puregen_ebm steps=100 · target 2 · seed 0``."""
+    """Return the trial in a few words: ``narcissus → jpeg quality=50 · target 2 · seed 0``."""
     spec, seeds = record.spec, record.spec["seeds"]
     attack, defense = (record.labels.get(k, spec[k]["name"]) for k in ("attack", "defense"))
     parts = [f"{attack} → {defense}"]
@@ -52,10 +52,9 @@ def metrics_of(record: TrialRecord) -> dict[str, float]:
         return {}
     metrics = {"natural_accuracy": record.natural_accuracy, "poisons": float(record.poisons)}
     target = record.spec["target"]
-    if record.goal == "triggered" and target is not None and target < len(record.class_rows):
-        if record.class_rows[target]:
-            share = record.class_correct[target] / record.class_rows[target]
-            metrics["attacked_class_accuracy"] = share
+    rows = dict(enumerate(record.class_rows)).get(target, 0)
+    if record.goal == "triggered" and rows:
+        metrics["attacked_class_accuracy"] = record.class_correct[target] / rows
     if record.goal != "none":
         for index, probe in enumerate(record.outcomes):
             if probe.trials:

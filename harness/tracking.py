@@ -6,12 +6,16 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import socket
+import sqlite3
 import time
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import yaml
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REACH_SECONDS = 5.0
 UI_PORT = 5000
 COMPARED = 100  # runs in the link to the page that compares; more make no readable figure
@@ -37,6 +42,7 @@ STAGES = ("clean", "poisoned", "purified")
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # A server that goes away costs seconds, not minutes, per trial; sync() catches up.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -61,8 +67,10 @@ class Tracker:
         runs = self.run_folder.parent
         self.uri = given or f"sqlite:///{runs / 'mlflow.db'}"
         self.missed: set[str] = set()
-        self._artifacts = None if given else (runs / "mlartifacts" / study_name).as_uri()
         self._study_name = study_name
+        # A database holds no files, and MLflow would put them into the current folder.
+        server = self.uri.startswith(("http", "databricks"))
+        self._artifacts = None if server else (runs / "mlartifacts" / study_name).as_uri()
         self._logged: dict[str, tuple[str, str]] = {}  # trial id: run id, digest of the record
 
     def start(self, study: Mapping[str, Json]) -> None:
@@ -75,21 +83,21 @@ class Tracker:
             UsageError: If the store cannot be used.
         """
         _check_uri(self.uri)
-        if trouble := self._out_of_reach():
+        if trouble := _out_of_reach(self.uri):
             raise UsageError(
-                f"no MLflow server answers at {_public(self.uri)!r}: {trouble}. Start one with "
-                "'mlflow server', or give no tracking URI, which keeps runs in a file."
+                f"MLflow store {_public(self.uri)!r} cannot be reached: {trouble}. Start a server "
+                "with 'mlflow server', or give no tracking URI, which keeps runs in a file."
             )
         os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
         for name in ("mlflow", "alembic"):  # after the import, which sets them itself
             logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.simplefilter("ignore", SADeprecationWarning)  # MLflow's to heed, not our users'
         self._troubles = (MlflowException, SQLAlchemyError, OSError)
         try:
-            self.run_folder.parent.mkdir(parents=True, exist_ok=True)
             self._client: MlflowClient = MlflowClient(tracking_uri=self.uri)
             self._experiment = self._find_experiment()
             self._parent = self._find_parent()
@@ -108,7 +116,7 @@ class Tracker:
             record: Finished or failed.
             samples: Its ``.npz`` with ``clean``, ``poisoned``, ``purified``, if there is one.
         """
-        if self.missed and (trouble := self._out_of_reach()):
+        if self.missed and (trouble := _out_of_reach(self.uri)):
             self._miss(record.spec_id, trouble)
             return
         try:
@@ -187,7 +195,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _children(self) -> dict[str, tuple[str, str]]:
-        """Return run and digest of each trial logged; delete what an earlier call left half done."""
+        """Return run and digest of each trial logged, and delete those logged only in part."""
         found: dict[str, tuple[str, str]] = {}
         for run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             spec_id, digest = (run.data.tags.get(f"puregen.{k}", "") for k in ("spec_id", "record"))
@@ -214,7 +222,7 @@ class Tracker:
             return
         if earlier:  # it failed, and was run again
             self._client.delete_run(earlier)
-        now, seconds = time.time(), sum(stage.seconds for stage in record.stages.values())
+        seconds = sum(stage.seconds for stage in record.stages.values() if not stage.reused)
         tags = {
             "mlflow.parentRunId": self._parent,
             "puregen.kind": "trial",
@@ -225,7 +233,7 @@ class Tracker:
         }
         run = self._client.create_run(
             self._experiment,
-            start_time=int(1000 * (now - seconds)),
+            start_time=int(1000 * (time.time() - seconds)),
             tags=tags,
             run_name=run_name(record),
         ).info.run_id
@@ -262,8 +270,8 @@ class Tracker:
         )
 
         now = int(1000 * time.time())
-        metrics = [Metric(name, value, now, step) for name, step, value in points]
-        rest = [Param(name, value[:MAX_PARAM_VAL_LENGTH]) for name, value in params.items()]
+        metrics = [Metric(_key(name), value, now, step) for name, step, value in points]
+        rest = [Param(_key(name), text[:MAX_PARAM_VAL_LENGTH]) for name, text in params.items()]
         while metrics or rest:
             some, rest = rest[:MAX_PARAMS_TAGS_PER_BATCH], rest[MAX_PARAMS_TAGS_PER_BATCH:]
             space = MAX_ENTITIES_PER_BATCH - len(some)
@@ -274,18 +282,6 @@ class Tracker:
         if not self.missed:
             logger.warning("MLflow takes no runs, which stay on disk until it does: %s", why)
         self.missed.add(spec_id)
-
-    def _out_of_reach(self) -> str:
-        """Return why a server cannot be reached, or "": MLflow itself tries for minutes."""
-        parts = urlsplit(self.uri)
-        if parts.scheme not in ("http", "https"):
-            return ""
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((parts.hostname or "", port), REACH_SECONDS).close()
-        except OSError as error:
-            return str(error)
-        return ""
 
 
 def _check_uri(uri: str) -> None:
@@ -298,8 +294,31 @@ def _check_uri(uri: str) -> None:
         )
 
 
+def _out_of_reach(uri: str) -> str:
+    """Return why a server or a database file cannot be opened, or "": MLflow tries for minutes."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    try:
+        if scheme == "sqlite" and len(parts.path) > 1:
+            path = Path(parts.path[1:])  # after three slashes: relative, or absolute with a fourth
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        elif scheme in PORTS:
+            address = parts.hostname or "", parts.port or PORTS[scheme]
+            socket.create_connection(address, REACH_SECONDS).close()
+    except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
+        return str(error)
+    return ""
+
+
 def _points(metrics: Mapping[str, float]) -> Iterator[tuple[str, int, float]]:
     return ((name, 0, value) for name, value in metrics.items())
+
+
+def _key(name: str) -> str:
+    """Return a name with the characters that MLflow allows in names."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
 
 
 def _public(uri: str) -> str:

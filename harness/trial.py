@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from harness.artifacts import Made
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.params import construct
-from harness.core.protocols import CLASSIFIERS, DEFENSES
+from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, TrainingHook
 from harness.core.records import Outcome, Stage, TrialRecord
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, attack_id
@@ -55,7 +55,8 @@ def run_trial(
         purified, made = workshop.purified(data, poisoned.train, spec.defense, spec.seeds.purify)
         stage.reuse(made)
     with cost.stage("train"):
-        predict, curves = _train(spec, workshop, purified, data.test, poisoned)
+        hooks = workshop.component(DEFENSES, spec.defense).hooks()
+        predict, curves = _train(spec, workshop, purified, hooks, data.test, poisoned)
     with cost.stage("evaluate"):
         class_rows, class_correct = count_per_class(predict, data.test)
         outcomes = _outcomes(spec, workshop, data, poisoned, predict, labels or {})
@@ -72,6 +73,7 @@ def run_trial(
         poisons=len(poisoned.poison_ids),
         train_rows=len(poisoned.train),
         movement=movement(poisoned.train, purified, poisoned.poison_ids),
+        hooks=len(hooks),
         curves=curves,
         details=poisoned.details,
         stages=cost.stages,
@@ -84,12 +86,12 @@ def _train(
     spec: TrialSpec,
     workshop: Workshop,
     train: ImageSet,
+    hooks: Sequence[TrainingHook],
     test: ImageSet,
     poisoned: PoisonedSet,
 ) -> tuple[Predictor, dict[str, list[float]]]:
     """Train the victim; the test set is looked at for curves only, nothing is chosen by it."""
     classifier = construct(CLASSIFIERS, spec.classifier, {})
-    defense = workshop.component(DEFENSES, spec.defense)
     device = pick_device(workshop.device)
     dtype = pick_dtype(classifier.recipe.precision, device)
     rng = stream(spec.seeds.victim, "train")
@@ -107,7 +109,6 @@ def _train(
         for probe, (images, wanted) in zip(probes, watched, strict=True):
             curves[f"success_{probe.name}"].append(float(np.mean(now(images.images) == wanted)))
 
-    hooks = defense.hooks()
     predict = fit(
         model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch
     )
@@ -137,9 +138,9 @@ def _outcomes(
     found = []
     for attack, probes in judged:
         name = attack_id(attack)
-        target = probes[0].adv_labels[0] if spec.floor_of else spec.target
+        field = ATTACKS.get(attack.name).factory.target_field
+        target = attack.params[field] if field else None
         label = labels.get(name, attack.name)
-        target = None if target is None else int(target)
         found += count_probes(predict, probes, attack=name, label=label, target=target)
     return found
 

@@ -16,17 +16,25 @@ import torch
 from numpy.typing import NDArray
 
 from harness.artifacts import Made, Store
-from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
+from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import channels_last, pick_device, pick_dtype
-from harness.core.errors import DataError, NoEffect
+from harness.core.errors import DataError, NoEffect, UsageError
 from harness.core.files import file_digest, read_arrays, write_arrays
-from harness.core.params import ComponentSpec, construct, references
-from harness.core.protocols import ATTACKS, CLASSIFIERS, DATASETS, DEFENSES, GENERATORS
+from harness.core.params import ComponentSpec, construct, is_trained, references
+from harness.core.protocols import (
+    ATTACKS,
+    CLASSIFIERS,
+    DATASETS,
+    DEFENSES,
+    GENERATORS,
+    REGISTRIES,
+)
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
 from harness.core.spec import digest
 from harness.core.subset import per_class
 from harness.core.values import Json, is_path
+from harness.poisons import changed_rows, check_poison, pack, unpack
 from harness.training import Predictor, build_model, fit
 
 BLOCK = 512  # clean rows purified, kept and lost as one; it changes no byte
@@ -79,21 +87,20 @@ class Workshop:
         if kind == "dataset":
             train = self.dataset(ComponentSpec.from_json(reference)).train
             return {"dataset": train.digest}
-        if "path" in reference:
-            return {"weights": file_digest(Path(reference["path"]))}
-        return self._trained_key(kind, reference)
+        if is_trained(reference):
+            return self._trained_key(kind, reference)
+        return {"weights": file_digest(Path(reference["path"]))}
 
     def _trained_key(self, kind: str, reference: Mapping[str, Json]) -> dict[str, Json]:
         parts = {k: v for k, v in reference.items() if k != "dataset"}
+        parts["code"] = REGISTRIES[kind].get(reference["name"]).code
         return self.store.key(
             kind, {"model": parts, "data": self.identity("dataset", reference["dataset"])}
         )
 
     def prepare(self, kind: str, reference: Mapping[str, Json]) -> Made | None:
         """Make a resource so that the store has it; None where there is nothing to make."""
-        if kind == "dataset" or "path" in reference:
-            return None
-        return self._trained(kind, reference)[1]
+        return self._trained(kind, reference)[1] if is_trained(reference) else None
 
     def resource(self, kind: str, reference: Mapping[str, Json]) -> Any:
         """Return a resource: the image set, the trained classifier, the generator."""
@@ -103,9 +110,10 @@ class Workshop:
         return self._remember(name, lambda: self._read_model(kind, reference))
 
     def _read_model(self, kind: str, reference: Mapping[str, Json]) -> Any:
-        if "path" in reference:
-            return GENERATORS.get("ebm").factory.load(Path(reference["path"]), self._torch_device)
-        return self._trained(kind, reference)[0]
+        if is_trained(reference):
+            return self._trained(kind, reference)[0]
+        generator = GENERATORS.get(reference["name"]).factory
+        return generator.load(Path(reference["path"]), self._torch_device)
 
     @property
     def _torch_device(self) -> str:
@@ -167,13 +175,17 @@ class Workshop:
 
     def component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         """Return a component's spec with references and files replaced by their content."""
+        name = f"identity {entry.name} {digest(spec.to_json())}"
+        return self._remember(name, lambda: self._component_identity(entry, spec))
+
+    def _component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         params = dict(spec.params)
         for name, (kind, reference) in references(entry, spec).items():
             params[name] = self.identity(kind, reference)
         for name, parameter in entry.parameters.items():
             if is_path(parameter.type) and params.get(name) is not None:
                 params[name] = {"file": file_digest(Path(params[name]))}
-        return {"name": spec.name, **params}
+        return {"name": spec.name, "code": entry.code, **params}
 
     # Poisons
 
@@ -199,18 +211,21 @@ class Workshop:
         def make(folder: Path) -> None:
             build = self.component(ATTACKS, attack)
             crafted = build.poison(data.train, data.test, stream(seed, "attack"))
-            if not len(crafted.poison_ids):
-                raise NoEffect(f"attack {attack.name!r} changed no row.")
-            write_arrays(folder / "poison.npz", _pack_poison(crafted))
+            try:
+                check_poison(data.train, crafted, build.bounds(data.train))
+            except UsageError as error:
+                raise type(error)(f"attack {attack.name!r}: {error}") from None
+            write_arrays(folder / "poison.npz", pack(crafted))
 
         def read(folder: Path) -> PoisonedSet:
-            return _unpack_poison(read_arrays(folder / "poison.npz"), data)
+            return unpack(read_arrays(folder / "poison.npz"), data.train)
 
         name = f"poison {digest(key)}"
+        there = name in self._recent
         found: tuple[PoisonedSet, Made] = self._remember_recent(
             name, lambda: self.store.recall(key, make, read)
         )
-        return found
+        return found[0], Made(found[1].reused or there, found[1].seconds)
 
     # Purified rows
 
@@ -224,22 +239,39 @@ class Workshop:
         """
         if defense.name == "none":
             return poisoned, Made(False, 0.0)
-        entry = DEFENSES.get(defense.name)
-        if not entry.factory.rowwise:
-            return self._purify(poisoned, entry, defense, seed)
-        blocks = [self._purify(b, entry, defense, seed) for b in self._blocks(data)]
+        if DEFENSES.get(defense.name).factory.rowwise:
+            purified, made = self._purify_by_row(data, poisoned, defense, seed)
+        else:
+            purified, made = self._purify(poisoned, defense, seed)
+        same = np.array_equal(purified.images, poisoned.images)
+        if same and not self.component(DEFENSES, defense).hooks():
+            raise NoEffect(f"defense {defense.name!r} changed no byte and dropped no row.")
+        return purified, made
+
+    def _purify_by_row(
+        self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
+    ) -> tuple[ImageSet, Made]:
+        blocks = [self._purify(block, defense, seed) for block in self._blocks(data)]
         images = np.concatenate([block.images for block, _ in blocks])
-        changed = changed_rows(data.train, poisoned)
         costs = [made for _, made in blocks]
+        changed = changed_rows(data.train, poisoned)
         if len(changed):
-            images = images.copy()
-            rest, made = self._purify(poisoned.take(changed), entry, defense, seed)
+            rest, made = self._purify(poisoned.take(changed), defense, seed)
             images[changed] = rest.images
             costs.append(made)
-        if np.array_equal(images, poisoned.images):
-            raise NoEffect(f"defense {defense.name!r} changed no byte of the training set.")
         total = Made(all(m.reused for m in costs), sum(m.seconds for m in costs))
         return poisoned.with_images(images), total
+
+    def has_purified(
+        self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
+    ) -> bool:
+        """Whether the store has what a defense makes of the rows that an attack changed."""
+        if DEFENSES.get(defense.name).factory.rowwise:
+            changed = changed_rows(data.train, poisoned)
+            if not len(changed):
+                return True
+            poisoned = poisoned.take(changed)
+        return self.store.has(self.purify_key(poisoned, defense, seed))
 
     def purify_key(self, images: ImageSet, defense: ComponentSpec, seed: int) -> dict[str, Json]:
         """Return the key of some rows after a defense."""
@@ -247,14 +279,13 @@ class Workshop:
         parts = {"defense": identity, "input": images.digest, "seed": seed}
         return self.store.key("purified", parts)
 
-    def _purify(
-        self, images: ImageSet, entry: Entry[Any], defense: ComponentSpec, seed: int
-    ) -> tuple[ImageSet, Made]:
+    def _purify(self, images: ImageSet, defense: ComponentSpec, seed: int) -> tuple[ImageSet, Made]:
         key = self.purify_key(images, defense, seed)
 
         def make(folder: Path) -> None:
             build = self.component(DEFENSES, defense)
             done: ImageSet = build.purify(images, stream(seed, "defense"))
+            _check_purified(images, done, defense.name, rowwise=build.rowwise)
             arrays: dict[str, NDArray[Any]] = {
                 "images": done.images,
                 "labels": done.labels,
@@ -276,7 +307,7 @@ class Workshop:
     def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
         """Purify one block of the clean rows, so that the store has it."""
         rows = self._blocks(data)[block]
-        return self._purify(rows, DEFENSES.get(defense.name), defense, seed)[1]
+        return self._purify(rows, defense, seed)[1]
 
 
 def clean_blocks(train: ImageSet) -> list[ImageSet]:
@@ -286,16 +317,19 @@ def clean_blocks(train: ImageSet) -> list[ImageSet]:
     ]
 
 
-def changed_rows(clean: ImageSet, poisoned: ImageSet) -> NDArray[np.int64]:
-    """Return the positions of the rows whose pixels an attack changed.
-
-    Raises:
-        DataError: If the attack added, removed or reordered rows.
-    """
-    if not np.array_equal(clean.ids, poisoned.ids):
-        raise DataError("an attack must keep the rows and their order.")
-    different = np.any(clean.images != poisoned.images, axis=(1, 2, 3))
-    return np.flatnonzero(different).astype(np.int64)
+def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bool) -> None:
+    """Raise unless a defense changed pixels or left rows out, and nothing else."""
+    broken = ""
+    if rowwise and not np.array_equal(before.ids, after.ids):
+        broken = "is row-wise, and did not keep the rows and their order"
+    elif not np.isin(after.ids, before.ids).all():
+        broken = "made up rows"
+    elif not np.array_equal(before.labels[before.positions(after.ids)], after.labels):
+        broken = "changed labels"
+    elif before.image_shape != after.image_shape or before.num_classes != after.num_classes:
+        broken = "changed the images' shape or the number of classes"
+    if broken:
+        raise DataError(f"defense {name!r} {broken}.")
 
 
 def _load(spec: ComponentSpec) -> Dataset:
@@ -315,55 +349,3 @@ def _load(spec: ComponentSpec) -> Dataset:
 def _component(reference: Mapping[str, Json]) -> ComponentSpec:
     own = {k: v for k, v in reference.items() if k not in ("dataset", "seed")}
     return ComponentSpec.from_json(own)
-
-
-def _pack_poison(crafted: PoisonedSet) -> dict[str, NDArray[Any]]:
-    """Return the changed rows and the probes as plain arrays."""
-    rows = crafted.train.positions(crafted.poison_ids)
-    arrays: dict[str, NDArray[Any]] = {
-        "poison_ids": crafted.poison_ids,
-        "images": crafted.train.images[rows],
-        "labels": crafted.train.labels[rows],
-        "goal": np.array(crafted.goal),
-        "probe_names": np.array([p.name for p in crafted.probes], dtype=np.str_),
-        "detail_names": np.array(list(crafted.details), dtype=np.str_),
-        "detail_values": np.array(list(crafted.details.values()), dtype=np.float64),
-    }
-    if crafted.trigger is not None:
-        arrays["trigger"] = crafted.trigger
-    for index, probe in enumerate(crafted.probes):
-        arrays[f"probe{index}_images"] = probe.images.images
-        arrays[f"probe{index}_labels"] = probe.images.labels
-        arrays[f"probe{index}_ids"] = probe.images.ids
-        arrays[f"probe{index}_adv"] = probe.adv_labels
-    return arrays
-
-
-def _unpack_poison(arrays: Mapping[str, NDArray[Any]], data: Dataset) -> PoisonedSet:
-    clean = data.train
-    rows = clean.positions(arrays["poison_ids"])
-    images, labels = clean.images.copy(), clean.labels.copy()
-    images[rows], labels[rows] = arrays["images"], arrays["labels"]
-    probes = tuple(
-        Probe(
-            str(name),
-            ImageSet(
-                arrays[f"probe{i}_images"],
-                arrays[f"probe{i}_labels"],
-                arrays[f"probe{i}_ids"],
-                clean.num_classes,
-            ),
-            arrays[f"probe{i}_adv"],
-        )
-        for i, name in enumerate(arrays["probe_names"])
-    )
-    return PoisonedSet(
-        ImageSet(images, labels, clean.ids, clean.num_classes),
-        arrays["poison_ids"],
-        probes,
-        str(arrays["goal"]),  # type: ignore[arg-type]
-        dict(
-            zip(map(str, arrays["detail_names"]), map(float, arrays["detail_values"]), strict=True)
-        ),
-        arrays.get("trigger"),
-    )

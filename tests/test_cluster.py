@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -44,14 +46,14 @@ def troubles(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def check_troubles(results: list[Done], *, threads: int) -> None:
+def check_troubles(results: list[Done]) -> None:
     once, dead, raised, fine = by_index(results)
     assert raised.value is None
     assert raised.error.startswith("ValueError: this piece always raises\nTraceback")
     assert dead.value is None
     assert "died" in dead.error
     assert once.error == fine.error == ""
-    assert once.value == fine.value == {"threads": threads, "cwd": str(Path.cwd())}
+    assert once.value == fine.value == {"threads": 1, "cwd": str(Path.cwd())}
 
 
 def test_units_equal_those_in_process(executor: RayExecutor) -> None:
@@ -61,13 +63,13 @@ def test_units_equal_those_in_process(executor: RayExecutor) -> None:
 
 
 def test_a_unit_that_fails_takes_no_other_with_it(executor: RayExecutor, tmp_path: Path) -> None:
-    check_troubles(list(executor.units(misbehave, troubles(tmp_path), TWO)), threads=2)
+    check_troubles(list(executor.units(misbehave, troubles(tmp_path), ONE)))
 
 
 def test_a_trial_that_fails_takes_no_other_with_it(
     executor: RayExecutor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check_troubles(list(executor.trials(misbehave, troubles(tmp_path), ONE)), threads=1)
+    check_troubles(list(executor.trials(misbehave, troubles(tmp_path), ONE)))
     assert capfd.readouterr() == ("", "")  # progress is the command line's to show
 
 
@@ -76,9 +78,9 @@ def test_nothing_to_do(executor: RayExecutor) -> None:
     assert list(executor.trials(square, [], ONE)) == []
 
 
-def interrupt_after_first(results: list[Done]) -> None:
+def end_after_first(results: list[Done], how: signal.Signals) -> None:
     if len(results) == 1:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.5, os.kill, (os.getpid(), how)).start()
 
 
 def test_interrupted_units(executor: RayExecutor) -> None:
@@ -87,21 +89,20 @@ def test_interrupted_units(executor: RayExecutor) -> None:
     with pytest.raises(KeyboardInterrupt):
         for done in executor.units(misbehave, payloads, ONE):
             results.append(done)
-            interrupt_after_first(results)
+            end_after_first(results, signal.SIGINT)
     assert [d.index for d in results] == [0]
     # The processors are free again, or this would wait for the sleepers.
     assert len(list(executor.units(square, [{"x": 1}], TWO))) == 1
 
 
-def test_trials_come_as_they_finish_and_can_be_interrupted(executor: RayExecutor) -> None:
+def test_trials_come_as_they_finish_and_can_be_ended(executor: RayExecutor) -> None:
     payloads = [{"x": 2, "do": "nothing"}, *[{"do": "sleep"}] * 3]
-    expected = values(list(InProcess().trials(misbehave, payloads[:1], TWO)))
     results: list[Done] = []
     with pytest.raises(KeyboardInterrupt):
         for done in executor.trials(misbehave, payloads, TWO):
             results.append(done)
-            interrupt_after_first(results)
-    assert values(results) == expected
+            end_after_first(results, signal.SIGTERM)  # as schedulers end a job
+    assert values(results) == [{"threads": 2, "cwd": str(Path.cwd())}]
     assert len(list(executor.units(square, [{"x": 1}], TWO))) == 1
 
 
@@ -110,6 +111,14 @@ def test_more_than_any_node_has(executor: RayExecutor) -> None:
         executor.units(square, [{"x": 1}], Resources(cpus=3))
     with pytest.raises(UsageError, match=r"asks for 1 CPUs and 0.5 GPUs"):
         executor.trials(square, [{"x": 1}], Resources(gpus=0.5))
+
+
+def test_ray_is_loaded_only_when_used() -> None:
+    code = (
+        "import sys, harness.cluster.executor, harness.cluster.session; print('ray' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
 
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ def session(
 ) -> Iterator[None]:
     """Connect to Ray, or start a local one that listens on loopback only, and leave it again.
 
+    Meanwhile SIGTERM acts like Ctrl-C.
     A Ray that this process is connected to already is used as it is, and left running.
 
     Args:
@@ -71,7 +74,8 @@ def session(
         settings["address"] = address
     ray.init(**settings)
     try:
-        yield
+        with _terminated_like_ctrl_c():
+            yield
     finally:
         ray.shutdown()
 
@@ -92,6 +96,19 @@ def require(resources: Resources) -> None:
             f"one trial asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs "
             f"(resources in the study); the nodes of this Ray have {largest}."
         )
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers end a job, raise KeyboardInterrupt; Ray's handler aborts."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not for threads
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _reach(address: str) -> None:

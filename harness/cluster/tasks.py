@@ -37,7 +37,7 @@ def run_tasks(
                 pending[task.remote(function, payloads[index], resources.cpus)] = index
             ready, _ = ray.wait(list(pending), num_returns=1)
             yield _collect(ready[0], pending.pop(ready[0]))
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         for ref in list(pending):
             if ray.wait([ref], timeout=0)[0]:
                 yield _collect(ref, pending.pop(ref))

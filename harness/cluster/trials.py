@@ -45,7 +45,7 @@ def run_trials(
                 if done.index in missing:  # a node that dies late makes Tune repeat a trial
                     missing.remove(done.index)
                     yield done
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             yield from (d for d in feed.rest() if d.index in missing)
             raise
         finally:

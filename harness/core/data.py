@@ -155,6 +155,11 @@ class Probe:
                 f"probe {self.name!r} has images whose true label is the adversary's; "
                 "leave them out: a right answer is no attack success."
             )
+        if self.adv_labels.min() < 0 or self.adv_labels.max() >= self.images.num_classes:
+            raise DataError(
+                f"adv_labels of probe {self.name!r} must lie in 0..{self.images.num_classes - 1}; "
+                f"got {self.adv_labels.min()}..{self.adv_labels.max()}."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +168,8 @@ class PoisonedSet:
 
     Attributes:
         train: The training set, poisoned.
-        poison_ids: int64, ids of the rows that the attacker changed. The defense never sees them.
+        poison_ids: int64, unique: ids of the rows that the attacker changed. The defense never
+            sees them.
         probes: The first one gives the headline success rate. Empty for availability attacks.
         goal: How success is counted (attacks differ in what they want).
         details: Plain numbers for the record, for example a final loss.
@@ -178,6 +184,12 @@ class PoisonedSet:
     trigger: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        self.train.positions(self.poison_ids)
+        ids = self.poison_ids
+        if ids.dtype != np.int64 or ids.ndim != 1 or len(np.unique(ids)) != len(ids):
+            raise DataError(f"poison_ids must be int64, one per row; got {ids.dtype} {ids.shape}.")
+        self.train.positions(ids)
+        names = [probe.name for probe in self.probes]
+        if len(set(names)) != len(names):
+            raise DataError(f"probes need names of their own; got {', '.join(names)}.")
         if self.goal in ("triggered", "targeted") and not self.probes:
             raise DataError(f"a {self.goal} attack needs at least one probe.")

@@ -25,12 +25,28 @@ from typing import Any, Literal
 
 from harness.core.data import ImageSet
 from harness.core.errors import UnknownComponent, UsageError
-from harness.core.protocols import CLASSIFIERS, DATASETS, GENERATORS
+from harness.core.protocols import (
+    CLASSIFIERS,
+    DATASETS,
+    GENERATORS,
+    Attack,
+    Classifier,
+    DatasetSource,
+    Defense,
+    Generator,
+)
 from harness.core.registry import Entry, Parameter, Registry
 from harness.core.values import Json, check_value, is_optional, plain, reject_unknown, typed
 
 ResourceKind = Literal["dataset", "classifier", "generator"]
 SUBSET_KEYS = ("train_per_class", "test_per_class")
+_CONTRACTS: dict[str, type] = {
+    "attack": Attack,
+    "defense": Defense,
+    "classifier": Classifier,
+    "dataset": DatasetSource,
+    "generator": Generator,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,28 @@ def resource_of(annotation: Any) -> tuple[ResourceKind, type] | None:
     return None
 
 
+def check_offers(kind: str, entry: Entry[Any]) -> None:
+    """Raise for a component that lacks something of its kind's contract.
+
+    Raises:
+        UsageError: Names what it lacks, and the protocol that says what it is.
+    """
+    contract = _CONTRACTS[kind]
+    wanted = {*vars(contract), *contract.__annotations__}
+    lacking = [
+        name
+        for name in sorted(wanted)
+        if not name.startswith("_")
+        and not hasattr(entry.factory, name)
+        and name not in entry.parameters
+    ]
+    if lacking:
+        raise UsageError(
+            f"{kind} {entry.name!r} ({entry.origin}) lacks {', '.join(lacking)}; "
+            f"{contract.__module__}.{contract.__name__} says what each is."
+        )
+
+
 def complete(
     registry: Registry[Any],
     raw: Json,
@@ -93,6 +131,7 @@ def complete(
         entry = registry.get(raw["name"])
     except UnknownComponent as error:
         raise UnknownComponent(f"{where}: {error}") from None
+    check_offers(registry.kind, entry)
     label = f"{where} ({entry.name})"
     given = {k: v for k, v in raw.items() if k != "name" and k not in extra}
     reject_unknown(dict.fromkeys((*entry.parameters, *extra)), given, label)
@@ -152,13 +191,33 @@ def complete_reference(
 def references(
     entry: Entry[Any], spec: ComponentSpec
 ) -> dict[str, tuple[ResourceKind, dict[str, Json]]]:
-    """Return kind and reference of each resource that a component's spec names, by parameter."""
+    """Return kind and reference of each resource that a component's spec names, by parameter.
+
+    A path to a trained generator comes with the ``name`` of the generator that reads it.
+    """
     found = {}
     for name, parameter in entry.parameters.items():
         resource = resource_of(parameter.type)
         if resource is not None and spec.params.get(name) is not None:
-            found[name] = (resource[0], spec.params[name])
+            kind, wanted = resource
+            reference = spec.params[name]
+            if kind == "generator" and not is_trained(reference):
+                reference = {"name": _producer(wanted), **reference}
+            found[name] = (kind, reference)
     return found
+
+
+def is_trained(reference: Mapping[str, Json]) -> bool:
+    """Whether a reference asks for a training; it then says on which data."""
+    return "dataset" in reference
+
+
+def _producer(wanted: type) -> str:
+    """Return the name of the generator whose training gives such a model."""
+    for entry in GENERATORS:
+        if entry.factory.produces is wanted:
+            return entry.name
+    raise UsageError(f"no generator makes a {wanted.__name__}.")
 
 
 def absent(entry: Entry[Any], spec: ComponentSpec) -> list[str]:

@@ -88,6 +88,7 @@ class TrialRecord:
         poisons: Rows the attacker changed.
         train_rows: Rows of the training set before the defense.
         movement: What the defense did.
+        hooks: Hooks that the defense had in the training.
         curves: One list per name (``loss``, ``test_accuracy``, ``rows``), one value per epoch.
         details: Plain numbers that the attack noted.
         stages: Cost per stage: ``poison``, ``purify``, ``train``, ``evaluate``.
@@ -111,6 +112,7 @@ class TrialRecord:
     poisons: int = 0
     train_rows: int = 0
     movement: Movement | None = None
+    hooks: int = 0
     curves: dict[str, list[float]] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)

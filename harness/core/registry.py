@@ -2,8 +2,8 @@
 
 The name of a component is the name of its file. There is no list to edit: a new file in
 ``attacks/`` is a new attack, and a distribution adds one from outside with an entry point in the
-group ``puregen_bench.attacks`` (likewise ``.defenses``, ``.classifiers``, ``.datasets``) whose name
-is the component's and whose value is its class.
+group ``puregen_bench.attacks`` (likewise ``.defenses``, ``.classifiers``, ``.datasets``,
+``.generators``) whose name is the component's and whose value is its class.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.core.errors import UnknownComponent, UsageError, nearest
+from harness.core.files import file_digest
 
 T = TypeVar("T")
 
@@ -62,6 +64,15 @@ class Entry(Generic[T]):
     def parameters(self) -> dict[str, Parameter]:
         """Parameters by name, in the order of their definition."""
         return parameters_of(self.factory)
+
+    @cached_property
+    def code(self) -> str:
+        """SHA-256 of the file that defines it, so that what an older one made is not taken for it.
+
+        What the file imports is not in it: that is what the protocol's number stands for.
+        """
+        source = inspect.getsourcefile(self.factory)
+        return file_digest(Path(source)) if source else ""
 
 
 def parameters_of(cls: type) -> dict[str, Parameter]:
@@ -107,25 +118,36 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self.group = f"puregen_bench.{kind}s"
         self._entries: dict[str, Entry[T]] = {}
+        self._papers: dict[type[T], str] = {}
 
     def register(self, *, paper: str = "") -> Callable[[type[T]], type[T]]:
         """Return a decorator that registers a dataclass under the name of its file.
+
+        A class from outside has the name of its entry point instead; the decorator notes its paper.
 
         Args:
             paper: Where the method was published, ``"arXiv:…"`` or a citation; "" for none.
         """
 
         def decorate(factory: type[T]) -> type[T]:
-            module = factory.__module__
-            name = module.rpartition(".")[2]
-            self._entries[name] = Entry(name, factory, paper, module)
+            self._papers[factory] = paper
+            package, _, name = factory.__module__.rpartition(".")
+            if package == self.package:
+                earlier = self._entries.get(name)
+                if earlier and earlier.factory.__qualname__ != factory.__qualname__:
+                    raise UsageError(
+                        f"the file of {self.kind} {name!r} registers "
+                        f"{earlier.factory.__qualname__} and {factory.__qualname__}; "
+                        "one file is one component."
+                    )
+                self._entries[name] = Entry(name, factory, paper, factory.__module__)
             return factory
 
         return decorate
 
     def names(self) -> list[str]:
         """Return all names, sorted; nothing is imported."""
-        return sorted({*self._on_disk(), *self._outside(), *self._entries})
+        return sorted({*self._on_disk(), *(point.name for point in self._outside())})
 
     def _on_disk(self) -> Iterator[str]:
         package = importlib.import_module(self.package)
@@ -133,37 +155,54 @@ class Registry(Generic[T]):
             if not module.name.startswith("_"):
                 yield module.name
 
-    def _outside(self) -> dict[str, Any]:
-        return {point.name: point for point in entry_points(group=self.group)}
+    def _outside(self) -> list[EntryPoint]:
+        return list(entry_points(group=self.group))
 
     def get(self, name: str) -> Entry[T]:
         """Import the component and return its entry.
 
         Raises:
             UnknownComponent: If there is none of that name; names the nearest one.
-            UsageError: If its file registers nothing under that name.
+            UsageError: If two claim the name, its file cannot be imported, or it registers nothing
+                under that name.
         """
         if name not in self._entries:
-            outside = self._outside()
-            if name in set(self._on_disk()):
-                importlib.import_module(f"{self.package}.{name}")
-            elif name in outside:
-                factory = outside[name].load()
-                found = [e for e in self._entries.values() if e.factory is factory]
-                paper = found[0].paper if found else ""
-                self._entries[name] = Entry(name, factory, paper, factory.__module__)
-            else:
+            here = name in set(self._on_disk())
+            outside = [point for point in self._outside() if point.name == name]
+            if not here and not outside:
                 allowed = self.names()
                 raise UnknownComponent(
                     f"unknown {self.kind} {name!r}.{nearest(name, allowed)} "
                     f"Allowed: {', '.join(allowed)}."
                 )
+            if here + len(outside) > 1:
+                claims = [f"{self.package}.{name}"] * here + [point.value for point in outside]
+                raise UsageError(f"{self.kind} {name!r} is claimed by {' and '.join(claims)}.")
+            self._import(name, outside)
+        return self._entries[name]
+
+    def _import(self, name: str, outside: list[EntryPoint]) -> None:
+        try:
+            if outside:
+                factory = outside[0].load()
+                paper = self._papers.get(factory, "")
+                self._entries[name] = Entry(name, factory, paper, factory.__module__)
+            else:
+                importlib.import_module(f"{self.package}.{name}")
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise UsageError(
+                f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
         if name not in self._entries:
             raise UsageError(
                 f"the file of {self.kind} {name!r} registers no component of that name: decorate "
                 f"its class with @{self.kind.upper()}S.register(...)."
             )
-        return self._entries[name]
+        if not dataclasses.is_dataclass(self._entries[name].factory):
+            del self._entries[name]
+            raise UsageError(
+                f"{self.kind} {name!r} must be a dataclass: its fields are its parameters."
+            )
 
     def __iter__(self) -> Iterator[Entry[T]]:
         for name in self.names():

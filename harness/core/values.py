@@ -68,7 +68,7 @@ def check_value(parameter: Parameter, value: Json, where: str, base: Path | None
     """
     kind = nested(parameter.type)
     if kind is not None:
-        return _check_nested(kind, parameter.default, value, where)
+        return _check_nested(kind, parameter.default, value, where, base)
     if is_path(parameter.type):
         return _check_path(parameter.type, value, where, base)
     try:
@@ -96,14 +96,17 @@ def _check_path(annotation: Any, value: Json, where: str, base: Path | None) -> 
     return str(((base or Path.cwd()) / Path(value).expanduser()).resolve())
 
 
-def _check_nested(kind: type, default: Any, value: Json, where: str) -> Json:
+def _check_nested(kind: type, default: Any, value: Json, where: str, base: Path | None) -> Json:
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} is given as a mapping; got {value!r}.")
     known = parameters_of(kind)
     reject_unknown(known, value, where)
     merged = {} if default is dataclasses.MISSING else dict(plain(default))
     for name, given in value.items():
-        merged[name] = check_value(known[name], given, f"{where}.{name}", None)
+        merged[name] = check_value(known[name], given, f"{where}.{name}", base)
+    lacking = [n for n, p in known.items() if p.required and n not in merged]
+    if lacking:
+        raise UsageError(f"{where} needs {' and '.join(map(repr, lacking))}.")
     try:
         typed(kind, merged)
     except UsageError as error:

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.core.errors import DataError, UsageError
+from harness.core.records import TrialRecord
+from harness.flat_record import params_of, run_name
+from harness.sample_grid import sample_grid
+from harness.tracking import Tracker
+from tests.report_runs import record, write_run, write_samples
+
+STUDY = {"name": "small", "attacks": ["narcissus"], "defenses": [{"name": "jpeg", "quality": 50}]}
+
+
+def attacked(target: int = 2, **changes: Any) -> TrialRecord:
+    one = record(
+        "narcissus eps_255=8",
+        "jpeg",
+        goal="triggered",
+        target=target,
+        probes={"x1": (30, 40), "x2": (38, 40)},
+        details={"best=loss": 0.25},
+    )
+    spec = one.spec | {
+        "attack": {"name": "narcissus", "eps_255": 8, "surrogate": {"name": "hlb_xs", "seed": 0}},
+        "defense": {"name": "jpeg", "quality": 50},
+    }
+    return dataclasses.replace(one, spec=spec, **changes)
+
+
+FINE = attacked(curves={"loss": [2.0, 1.5, 1.25], "test_accuracy": [0.1, 0.2, 0.4]})
+FAILED = attacked(3, status="failed", error="ValueError: no\nTraceback …", outcomes=(), curves={})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one store for all tests of this file: it takes seconds to make."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(runs: Path, request: pytest.FixtureRequest) -> Path:
+    return write_run(runs / request.node.name, [])
+
+
+@pytest.fixture
+def tracker(run: Path) -> Tracker:
+    return opened(run)
+
+
+def opened(run: Path, study_name: str = "small") -> Tracker:
+    tracker = Tracker(None, study_name, run)
+    tracker.start(STUDY)
+    return tracker
+
+
+class Store:
+    """What a reader who knows nothing of the tracker finds in the store."""
+
+    def __init__(self, runs: Path) -> None:
+        from mlflow import MlflowClient  # noqa: TID251
+
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+
+    def parents(self, run: Path) -> list[Any]:
+        return [r for r in self._all() if r.data.tags.get("puregen.run") == str(run)]
+
+    def children(self, run: Path) -> dict[str, Any]:
+        (parent,) = self.parents(run)
+        wanted = parent.info.run_id
+        found = [r for r in self._all() if r.data.tags.get("mlflow.parentRunId") == wanted]
+        by_id = {r.data.tags["puregen.spec_id"]: r for r in found}
+        assert len(by_id) == len(found)
+        return by_id
+
+    def artifacts(self, run: Any, folder: str | None = None) -> set[str]:
+        return {f.path for f in self.client.list_artifacts(run.info.run_id, folder)}
+
+    def _all(self) -> list[Any]:
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, max_results=1000))
+
+
+@pytest.fixture
+def store(runs: Path, tracker: Tracker) -> Store:
+    return Store(runs)
+
+
+def test_a_trial_is_a_child_of_the_study(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    tracker.finish({"trials": 1.0}, "FINISHED")
+    (parent,) = store.parents(run)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {"trials": 1.0}
+    assert store.client.get_experiment(parent.info.experiment_id).name == "small"
+    text = Path(store.client.download_artifacts(parent.info.run_id, "study.yaml")).read_text()
+    assert "quality: 50" in text
+    (child,) = store.children(run).values()
+    assert child.info.status == "FINISHED"
+    assert child.info.run_name == "narcissus eps_255=8 → jpeg · target 2 · seed 0"
+    assert child.info.end_time - child.info.start_time >= 60_000  # what the stages took
+
+
+def test_params_and_metrics_come_back(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    child = store.children(run)[FINE.spec_id]
+    assert child.data.params == {
+        "dataset": "cifar10_mini",
+        "attack": "narcissus",
+        "attack.eps_255": "8",
+        "attack.surrogate": '{"name":"hlb_xs","seed":0}',
+        "defense": "jpeg",
+        "defense.quality": "50",
+        "classifier": "hlb_xs",
+        "scenario": "from_scratch",
+        "target": "2",
+        "seed.poison": "0",
+        "seed.purify": "0",
+        "seed.victim": "0",
+    }
+    assert child.data.metrics == {
+        "natural_accuracy": 0.75,
+        "attacked_class_accuracy": 0.6,
+        "poison_success": 0.75,
+        "poison_success_x2": 0.95,
+        "poisons": 50,
+        "l2_clean": 1.5,
+        "l2_poison": 3.0,
+        "rows_kept": 500,
+        "poison_kept": 50,
+        "seconds_train": 40,
+        "seconds_purify": 20,
+        "peak_mib_train": 900,
+        "peak_mib_purify": 100,
+        "detail.best_loss": 0.25,
+        "loss": 1.25,
+        "test_accuracy": 0.4,
+    }
+    history = store.client.get_metric_history(child.info.run_id, "loss")
+    assert [(p.step, p.value) for p in history] == [(1, 2.0), (2, 1.5), (3, 1.25)]
+
+
+def test_without_an_attack_there_is_no_poison_success(
+    tracker: Tracker, store: Store, run: Path
+) -> None:
+    control = record(floors=attacked().outcomes)
+    tracker.log(control, None)
+    child = store.children(run)[control.spec_id]
+    assert child.data.metrics["natural_accuracy"] == 0.75
+    assert not [name for name in child.data.metrics if "success" in name]
+    assert "target" not in child.data.params
+
+
+def test_artifacts(tracker: Tracker, store: Store, run: Path) -> None:
+    images = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
+    stages = {"clean": images, "poisoned": images + 1, "purified": images}
+    write_samples(run, FINE.spec_id, stages)
+    (run / "report").mkdir()
+    (run / "report" / "index.html").write_text("<p>report</p>")
+    tracker.log(FINE, run / "samples" / f"{FINE.spec_id}.npz")
+    tracker.finish({}, "FAILED")
+    (parent,) = store.parents(run)
+    assert parent.info.status == "FAILED"
+    assert store.artifacts(parent, "report") == {"report/index.html"}
+    child = store.children(run)[FINE.spec_id]
+    assert store.artifacts(child) == {"record.json", "samples.png"}
+    path = store.client.download_artifacts(child.info.run_id, "record.json")
+    assert TrialRecord.read(Path(path)) == FINE
+    with Image.open(store.client.download_artifacts(child.info.run_id, "samples.png")) as picture:
+        assert picture.width > 2 * 32
+        assert picture.height > 3 * 32
+    assert (run.parent / "mlartifacts" / "small" / child.info.run_id).is_dir()
+
+
+def test_a_trial_is_logged_once(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    before = store.children(run)[FINE.spec_id].info.run_id
+    tracker.log(FINE, None)
+    again = opened(run)
+    again.log(FINE, None)
+    assert store.children(run)[FINE.spec_id].info.run_id == before
+
+
+def test_a_failed_trial_gives_way_to_its_repetition(
+    tracker: Tracker, store: Store, run: Path
+) -> None:
+    tracker.log(FAILED, None)
+    child = store.children(run)[FAILED.spec_id]
+    assert child.info.status == "FAILED"
+    assert child.data.metrics == {}
+    assert child.data.params["attack"] == "narcissus"
+    assert "error.txt" in store.artifacts(child)
+    repeated = attacked(3)
+    assert repeated.spec_id == FAILED.spec_id
+    opened(run).log(repeated, None)
+    assert store.children(run)[FAILED.spec_id].info.status == "FINISHED"
+
+
+def test_going_on_finds_the_parent(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    tracker.finish({}, "FAILED")
+    (before,) = store.parents(run)
+    other = opened(write_run(run.parent / "another_run_of_it", []))
+    again = opened(run)
+    (now,) = store.parents(run)
+    assert now.info.run_id == before.info.run_id
+    assert now.info.status == "RUNNING"
+    again.log(attacked(5), None)
+    assert set(store.children(run)) == {FINE.spec_id, attacked(5).spec_id}
+    assert store.children(other.run_folder) == {}
+
+
+def test_a_run_logged_in_part_is_logged_again(
+    tracker: Tracker, store: Store, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.client), "log_text", full_disk)
+        tracker.log(FINE, None)
+    assert tracker.missed == {FINE.spec_id}
+    assert store.children(run)[FINE.spec_id].info.status == "RUNNING"
+    opened(run).log(FINE, None)
+    assert store.children(run)[FINE.spec_id].info.status == "FINISHED"
+
+
+def test_a_store_that_breaks_loses_nothing(
+    tmp_path: Path, runs: Path, tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes((runs / "mlflow.db").read_bytes())  # sparing its creation
+    records = [attacked(target) for target in range(4)]
+    run = write_run(tmp_path / "run", records)
+    tracker = opened(run)
+    tracker.log(records[0], None)
+    whole = database.read_bytes()
+    database.write_bytes(b"this is no database " * 1000)
+    tracker.log(records[1], None)
+    tracker.log(records[2], None)
+    tracker.finish({}, "FAILED")
+    assert tracker.missed == {records[1].spec_id, records[2].spec_id}
+    assert len([r for r in caplog.records if "MLflow takes no runs" in r.message]) == 1
+    database.write_bytes(whole)
+    tracker.log(records[3], None)
+    assert len(Store(tmp_path).children(run)) == 2
+    tracker.sync(run)
+    assert tracker.missed == set()
+    assert set(Store(tmp_path).children(run)) == {r.spec_id for r in records}
+    assert {r.info.status for r in Store(tmp_path).children(run).values()} == {"FINISHED"}
+
+
+def test_sync_passes_over_a_damaged_record(tracker: Tracker, store: Store, run: Path) -> None:
+    (run / "records" / "damaged.json").write_text("{")
+    (run / "records" / f"{FINE.spec_id}.json").write_text(FINE.to_json())
+    tracker.sync(run)
+    assert set(store.children(run)) == {FINE.spec_id}
+
+
+def test_links(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    links = tracker.links()
+    (child,) = store.children(run).values()
+    assert links["store"] == f"sqlite:///{run.parent / 'mlflow.db'}"
+    assert links["ui"].startswith("mlflow ui --backend-store-uri sqlite:///")
+    assert "--host 127.0.0.1" in links["ui"]
+    page, runs, experiments = (
+        unquote(links["compare"]).replace("&experiments", "?runs").split("?runs=")
+    )
+    assert page == "http://127.0.0.1:5000/#/compare-runs"
+    assert json.loads(runs) == [child.info.run_id]
+    assert json.loads(experiments) == [child.info.experiment_id]
+
+
+def test_a_long_curve_and_a_long_value(tracker: Tracker, store: Store, run: Path) -> None:
+    spec = FINE.spec | {"defense": {"name": "jpeg", "text": "x" * 9000}}
+    spec["defense"] |= {f"value_{i}": i for i in range(150)}
+    long = dataclasses.replace(
+        FINE, spec=spec, spec_id="long", curves={"loss": [1 / (1 + i) for i in range(2500)]}
+    )
+    tracker.log(long, None)
+    assert tracker.missed == set()
+    child = store.children(run)["long"]
+    assert child.data.params["defense.text"] == "x" * 6000
+    assert child.data.params["defense.value_149"] == "149"
+    history = store.client.get_metric_history(child.info.run_id, "loss")
+    assert len(history) == 2500
+
+
+def test_nothing_is_printed(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = opened(run, "another_study")
+    tracker.log(FINE, None)
+    tracker.finish({}, "FINISHED")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("sqlit:///x.db", "scheme 'sqlit'. Did you mean 'sqlite'"),
+        ("gopher://u:secret@host", r"'gopher://u:\*\*\*@host' has the scheme 'gopher'. Allowed:"),
+        ("sqlite:////", "'sqlite:////' cannot be reached: unable to open database file"),
+        ("http://127.0.0.1:99999", "cannot be reached: Port out of range"),
+        ("some/folder", "'some/folder' cannot be used: .*file"),
+    ],
+)
+def test_a_store_that_cannot_be_used(uri: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        Tracker(uri, "small", tmp_path / "run").start(STUDY)
+
+
+def test_no_server_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, so that nobody else takes the port, and not listening
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(UsageError, match=f"store '{uri}' cannot be reached: .*refused"):
+            Tracker(None, "small", tmp_path / "run").start(STUDY)
+
+
+def test_mlflow_is_loaded_only_when_used() -> None:
+    code = "import sys, harness.tracking; print('mlflow' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
+
+
+def test_names_of_runs() -> None:
+    other = record("narcissus", "none", target=None, poison=1, purify=2, victim=3)
+    assert run_name(other) == "narcissus → none · seed 1/2/3"
+    assert "target" not in params_of(other)
+
+
+def test_a_grid_shows_the_pixels() -> None:
+    images = np.zeros((3, 1, 5, 6), np.uint8)
+    images[1] = 200
+    grid = np.asarray(sample_grid({"clean": images, "poisoned": images}, magnify=4))
+    # Two rows of images of which the second is grey; text may have single pixels of that grey.
+    left = grid.shape[1] - 3 * (6 * 4 + 4)
+    assert (grid[:, left:] == 200).all(axis=2).sum() == 2 * 5 * 6 * 16
+    colours = np.zeros((1, 3, 2, 2), np.uint8)
+    colours[0, 0] = 250
+    grid = np.asarray(sample_grid({"clean": colours}, magnify=1))
+    assert (grid == (250, 0, 0)).all(axis=2).sum() == 4
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"clean": np.zeros((0, 3, 4, 4), np.uint8)},
+        {"clean": np.zeros((1, 2, 4, 4), np.uint8)},
+        {"clean": np.zeros((1, 3, 4, 4), np.float32)},
+        {"clean": np.zeros((1, 3, 4, 4), np.uint8), "poisoned": np.zeros((2, 3, 4, 4), np.uint8)},
+    ],
+)
+def test_a_grid_of_something_else(stages: dict[str, Any]) -> None:
+    with pytest.raises(DataError):
+        sample_grid(stages)
