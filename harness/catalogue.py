@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from harness import sweeps
 from harness.core.data import ImageSet
-from harness.core.errors import UnknownComponent, nearest
+from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.params import resource_of
 from harness.core.protocols import REGISTRIES
 from harness.core.registry import Entry, Parameter, Registry
 from harness.core.values import Json, nested, plain
+from harness.core.yaml_text import read_yaml
 
 PLURALS = {f"{kind}s": kind for kind in REGISTRIES}
 
@@ -43,14 +44,22 @@ def list_kind(kind: str) -> list[dict[str, Json]]:
         raise UnknownComponent(
             f"unknown kind {kind!r}.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
         )
-    return [
-        {"name": e.name, "summary": e.summary, "paper": e.paper, "module": e.origin}
-        for e in registry_of(kind)
-    ]
+    return [_item(registry_of(kind), name) for name in registry_of(kind).names()]
+
+
+def _item(registry: Registry[Any], name: str) -> dict[str, Json]:
+    try:
+        entry = registry.get(name)
+    except UsageError as error:  # one broken file does not hide the others
+        return {"name": name, "summary": f"({error})", "paper": "", "module": ""}
+    return {
+        "name": name, "summary": entry.summary, "paper": entry.paper, "module": entry.origin,
+    }  # fmt: skip
 
 
 def _title(name: str) -> str:
-    return str(yaml.safe_load(sweeps.path_of(name).read_text()).get("title", ""))
+    path = sweeps.path_of(name)
+    return str(read_yaml(path.read_text(encoding="utf-8"), f"study {str(path)!r}").get("title", ""))
 
 
 def list_table(kind: str) -> Table:
@@ -124,11 +133,15 @@ def _without_attributes(doc: str) -> str:
     return doc.partition("\nAttributes:")[0].strip()
 
 
+def _as_yaml(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _parameter_lines(parameters: list[dict[str, Json]], indent: str) -> list[str]:
     lines = []
     for p in parameters:
         inner = p.get("parameters")
-        default = "required" if p["required"] else f"default {p['default']}"
+        default = "required" if p["required"] else f"default {_as_yaml(p.get('default'))}"
         head = f"{indent}{p['name']}: " + ("" if inner else f"{p['type']}, {default}")
         lines.append(head.rstrip())
         if p["doc"]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ Examples:
   puregen-bench run sweeps/narcissus_cpu.yaml --set vars.cifar=data/cifar.npz
   puregen-bench report runs/narcissus_cpu
 """
+
+
+WIDTH = 200  # of tables in pipes and files
 
 
 class SuggestingGroup(click.Group):
@@ -61,8 +65,30 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-# Options that several commands share
+def _console() -> Console:
+    """Return where to write: lines are not broken, and tables are wide where no person looks."""
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
 
+
+# Arguments and options that several commands share
+
+
+def _study_file(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    """Take a bare word for the name of a study that comes with the package."""
+    from harness.sweeps import path_of
+
+    bare = value.name == str(value) and not value.suffix and not value.exists()
+    return path_of(str(value)) if bare else value
+
+
+def _device_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise UsageError(f"unknown device {value!r}. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ….")
+    return value
+
+
+_study = click.argument("study", type=click.Path(path_type=Path), callback=_study_file)
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Change a value of the study: attacks.0.eps_255=16, vars.cifar=data/c.npz. Repeatable.",
@@ -72,7 +98,10 @@ _store = click.option(
     help="Where poisons, networks and purified rows are kept. "
     "Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
 )  # fmt: skip
-_device = click.option("--device", default="auto", help="auto, cpu or cuda[:i].", show_default=True)
+_device = click.option(
+    "--device", default="auto", callback=_device_name, help="auto, cpu or cuda[:i].",
+    show_default=True,
+)  # fmt: skip
 _limit = click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
 )
@@ -84,17 +113,29 @@ def _workshop(store: Path | None, device: str) -> Any:
     from harness.core.paths import store_dir
     from harness.workshop import Workshop
 
-    pick_device(device)
+    index = pick_device(device).index
+    if index is not None and index >= (count := _gpus()):
+        raise UsageError(
+            f"device {device!r} was asked for; there are {count} GPUs, from cuda:0 on."
+        )
     root = (store or store_dir()).expanduser().resolve()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"store {str(root)!r} cannot be written: {error.strerror}.") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UsageError(f"store {str(root)!r} cannot be written: permission denied.")
     return Workshop(Store(root), device)
 
 
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@_study
 @_set
 @_store
 @_device
@@ -103,7 +144,7 @@ def _workshop(store: Path | None, device: str) -> Any:
     "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
 )
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
-@click.option("--address", help="A Ray cluster to run on: auto, HOST:PORT or ray://HOST:PORT.")
+@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
 @click.option(
     "--tracking-uri", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or RUNS/mlflow.db."
@@ -124,10 +165,14 @@ def run(
 ) -> None:
     """Run a study, or go on with a run of it, and report.
 
+    STUDY is a file, or the name of one that comes with the package (see: ls studies).
+
     Exit status: 0 if every trial has a result, 1 if one failed, 2 for bad input.
     """
     from harness.study import read_study
 
+    if no_tracking and tracking_uri:
+        raise UsageError("--tracking-uri and --no-tracking contradict each other.")
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
     folder = (out or Path("runs") / checked.name).expanduser().resolve()
@@ -137,7 +182,8 @@ def run(
             folder,
             _workshop(store, device),
             limit=limit,
-            executor=_executor(in_process, address, cpus, checked),
+            executor=_executor(in_process, address, cpus, checked, device),
+            joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
             tracking=None if no_tracking else (tracking_uri or ""),
         )
     )
@@ -149,14 +195,26 @@ def _show_overrides(lines: tuple[str, ...]) -> None:
 
 
 def _executor(
-    in_process: bool, address: str | None, cpus: int | None, study: Any
+    in_process: bool, address: str | None, cpus: int | None, study: Any, device: str
 ) -> Callable[[], AbstractContextManager[Any]]:
-    if in_process and address:
-        raise UsageError("--in-process uses no Ray; it cannot go with --address.")
     if in_process:
+        if address or cpus:
+            given = "--address" if address else "--cpus"
+            raise UsageError(f"--in-process uses no Ray; it cannot go with {given}.")
+        there = os.cpu_count() or 1
+        if study.resources.cpus > there:
+            raise UsageError(
+                f"one trial asks for {study.resources.cpus} CPUs (resources in the study); "
+                f"this machine has {there}."
+            )
         from harness.execution import InProcess
 
         return lambda: nullcontext(InProcess())
+    if device.startswith("cuda") and (":" in device or not study.resources.gpus):
+        raise UsageError(
+            f"--device {device} on Ray: give --device cuda and --set resources.gpus=1 (or a part "
+            "of 1), so that Ray gives each trial its GPU; or --in-process."
+        )
     if address and cpus:
         raise UsageError("--cpus is for the local Ray; a cluster given by --address has its own.")
 
@@ -180,49 +238,77 @@ def execute(
     limit: int | None,
     executor: Callable[[], AbstractContextManager[Any]],
     tracking: str | None,
+    joins: bool = False,
 ) -> int:
     """Run a checked study, report, and return the exit status.
 
-    ``tracking`` is a tracking URI, "" for the default store, or None for no tracking.
+    Args:
+        study: What to run.
+        folder: Of the run; absolute.
+        workshop: Gives access to datasets and store.
+        limit: Only so many trials.
+        executor: Opens where work runs.
+        tracking: A tracking URI, "" for the default store, or None for no tracking.
+        joins: Whether the executor joins a cluster that others started.
     """
     from harness.progress import Progress
     from harness.run import run_study
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     tracker = None
 
     def open_tracker() -> Any:
         nonlocal tracker
         from harness.tracking import Tracker
 
-        tracker = Tracker(tracking or None, study.name, folder)
-        tracker.start(study.raw)
-        tracker.sync(folder)
+        if tracking is not None:
+            new = Tracker(tracking or None, study.name, folder)
+            new.start(study.raw)
+            new.sync(folder)
+            tracker = new
         return tracker
 
+    @contextmanager
+    def services(work: bool) -> Iterator[Any]:
+        # A tracker that cannot be reached is found before a Ray of our own is started, and a
+        # cluster that cannot be joined before the tracker notes a run.
+        with ExitStack() as stack:
+            running = stack.enter_context(executor()) if work and joins else None
+            sink = open_tracker()
+            if work and running is None:
+                running = stack.enter_context(executor())
+            yield running, sink
+
+    status = "FAILED"
     try:
         summary = run_study(
             study,
             workshop,
             folder,
-            executor,
+            services,
             command=_command_line(),
             limit=limit,
-            sink=None if tracking is None else open_tracker,
             progress=Progress(console),
         )
+        report = _report(folder, console)
+        status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:
-        console.print(f"stopped; what is finished is in {folder}. The same command goes on.")
+        status = "KILLED"
+        text = f"stopped; what is finished is in {folder}. The same command goes on."
+        console.print(text, markup=False)
         return 130
-    report = _report(folder, console)
+    finally:
+        if tracker is not None:
+            tracker.finish({}, status)
     if tracker is not None:
-        tracker.finish({}, "FINISHED" if summary.complete else "FAILED")
         for name, link in tracker.links().items():
             console.print(f"{name}: {link}", markup=False)
     if report:
         console.print(f"page: {report.page}", markup=False)
     for error in summary.errors[:5]:
-        console.print(f"failed: {error.splitlines()[0]}", markup=False)
+        console.print(f"failed: {error}", markup=False)
+    if len(summary.errors) > 5:
+        console.print(f"and {len(summary.errors) - 5} more; records/*.json have each in full")
     if not summary.complete:
         console.print(f"{summary.done} of {summary.planned} trials have a result.")
     return 0 if summary.complete else 1
@@ -257,23 +343,24 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
     it here first.
     """
     from harness.study import read_study
-    from harness.sweeps import path_of
+    from harness.sweeps import path_of, trained_as
 
-    study = read_study(path_of("demo_train" if train else "demo"))
+    retrained = (f"defenses.0.ebm={json.dumps(trained_as('shapes_ebm'))}",) if train else ()
+    study = read_study(path_of("demo"), retrained)
     sys.exit(
         execute(
             study,
             out.expanduser().resolve(),
             _workshop(store, "cpu"),
             limit=None,
-            executor=_executor(in_process, None, None, study),
+            executor=_executor(in_process, None, None, study, "cpu"),
             tracking=None if no_tracking else "",
         )
     )
 
 
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@_study
 @_set
 @_store
 @_device
@@ -289,7 +376,7 @@ def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device
 
 
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@_study
 @_set
 @_store
 @_device
@@ -306,7 +393,7 @@ def plan(
     out: Path | None,
 ) -> None:
     """Show a study's trials, what is there already, and what the rest may cost."""
-    from harness.estimate import estimate
+    from harness.estimate import estimate, overview
     from harness.plan import make_plan
     from harness.study import read_study
 
@@ -315,7 +402,10 @@ def plan(
     workshop = _workshop(store, device)
     made = make_plan(checked, workshop, limit)
     folder = (out or Path("runs") / checked.name).expanduser().resolve()
-    console = Console(highlight=False)
+    console = _console()
+    console.print(f"{len(made.trials)} trials, into {folder}", markup=False)
+    console.print(overview(made, checked))
+    console.print()
     console.print(estimate(made, checked, workshop, folder))
 
 
@@ -329,7 +419,7 @@ def list_components(kind: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(list_kind(kind), indent=1))
     else:
-        Console(highlight=False).print(list_table(kind))
+        _console().print(list_table(kind))
 
 
 @cli.command()
@@ -354,7 +444,7 @@ def report(run: Path) -> None:
     from harness.report.render import console_table
 
     made = build_report(run)
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(console_table(made.summary))
     console.print(f"page: {made.page}", markup=False)
 
@@ -383,7 +473,7 @@ def train_generator(
     """Train a generator on any dataset; go on where an earlier call was stopped."""
     from harness.generator_training import train
 
-    train(kind, dataset, out, overrides, seed, threads, device, Console(highlight=False))
+    train(kind, dataset, out, overrides, seed, threads, device, _console())
 
 
 @cli.command(name="check-plugin")

@@ -11,24 +11,27 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
-from harness.core.data import Dataset, ImageSet, PoisonedSet
+from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
-from harness.core.params import complete
+from harness.core.params import check_offers, complete
 from harness.core.protocols import DATASETS
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
-from harness.workshop import Workshop, changed_rows
+from harness.poisons import changed_rows
+from harness.workshop import Workshop
 
+T = TypeVar("T")
 DATA: dict[str, Any] = {"name": "shapes", "train": 300, "test": 100}
 
 
@@ -47,12 +50,22 @@ def check_component(kind: str, name: str) -> Iterator[str]:
 
     Raises:
         Violation: At the first rule that it breaks.
+        UsageError: If there is no such component, or it lacks a part of its kind's contract.
     """
+    entry = registry_of(kind).get(name)
+    check_offers(registry_of(kind).kind, entry)
+    try:
+        yield from _documented(entry)
+        yield loads_alone(entry.origin)
+        yield from check_behaviour(kind, name)
+    except Violation as violation:
+        raise Violation(f"{registry_of(kind).kind} {name!r} {violation}") from None
+
+
+def check_behaviour(kind: str, name: str) -> Iterator[str]:
+    """Yield each rule on what the component does (see :func:`check_component`)."""
     registry = registry_of(kind)
-    entry = registry.get(name)
     use_threads(1)
-    yield from _documented(entry)
-    yield _loads_alone(entry)
     checks = {
         "attack": _attack,
         "defense": _defense,
@@ -61,7 +74,8 @@ def check_component(kind: str, name: str) -> Iterator[str]:
         "generator": _generator,
     }
     with tempfile.TemporaryDirectory() as folder:
-        yield from checks[registry.kind](registry, entry, Workshop(Store(Path(folder)), "cpu"))
+        workshop = Workshop(Store(Path(folder)), "cpu")
+        yield from checks[registry.kind](registry, registry.get(name), workshop)
 
 
 def _documented(entry: Entry[Any]) -> Iterator[str]:
@@ -70,24 +84,25 @@ def _documented(entry: Entry[Any]) -> Iterator[str]:
     yield _require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
 
 
-def _loads_alone(entry: Entry[Any]) -> str:
+def loads_alone(*modules: str) -> str:
+    """Check that modules load in a fresh interpreter without ray and mlflow.
+
+    An interpreter that has neither, as that of ``check-plugin``, has shown it already.
+    """
+    rule = "it loads without ray and mlflow"
+    if not {"ray", "mlflow"} & sys.modules.keys() and set(modules) <= sys.modules.keys():
+        return rule
     code = (
-        f"import sys, {entry.origin}; "
+        f"import sys; sys.path[:] = {json.dumps(sys.path)}; import {', '.join(modules)}; "
         "bad = [m for m in ('ray', 'mlflow') if m in sys.modules]; "
-        "sys.exit(f'loads {bad}' if bad else 0)"
+        "sys.exit(f'it loads {bad}' if bad else 0)"
     )
-    path = json.dumps(sys.path)
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {path}; {code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return _require(run.returncode == 0, f"it loads without ray and mlflow {run.stderr}".strip())
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return _require(run.returncode == 0, f"{rule} {run.stderr}".strip())
 
 
 def _build(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Any:
-    example = {"name": entry.name, **(getattr(entry.factory, "example", None) or {})}
+    example = {"name": entry.name, **entry.factory.example}
     return workshop.component(registry, complete(registry, example, "example"))
 
 
@@ -99,12 +114,36 @@ def _same(a: ImageSet, b: ImageSet) -> bool:
     return a.digest == b.digest
 
 
+def _untouched(call: Callable[..., T], data: Dataset, *arguments: Any) -> T:
+    """Call a component and check that the data are what they were."""
+
+    def content() -> list[bytes]:
+        sets = (data.train, data.test)
+        return [a.tobytes() for s in sets for a in (s.images, s.labels, s.ids)]
+
+    before = content()
+    try:
+        result = call(*arguments)
+    except ValueError as error:  # numpy's, on arrays that may not be written
+        _require("read-only" not in str(error), f"its input is untouched ({error})")
+        raise
+    _require(content() == before, "its input is untouched")
+    return result
+
+
+def _true_labels(probe: Probe, test: ImageSet) -> bool:
+    known = np.isin(probe.images.ids, test.ids).all()
+    return bool(known) and np.array_equal(
+        probe.images.labels, test.labels[test.positions(probe.images.ids)]
+    )
+
+
 def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
     attack, data = _build(registry, entry, workshop), _data(workshop)
-    before = (data.train.images.tobytes(), data.test.images.tobytes())
-    poisoned: PoisonedSet = attack.poison(data.train, data.test, stream(0, "attack"))
-    after = (data.train.images.tobytes(), data.test.images.tobytes())
-    yield _require(before == after, "its input is untouched")
+    attack.check(data.train, data.test)
+    rng = stream(0, "attack")
+    poisoned: PoisonedSet = _untouched(attack.poison, data, data.train, data.test, rng)
+    yield "its input is untouched"
     train = poisoned.train
     yield _require(np.array_equal(train.ids, data.train.ids), "it keeps rows, order and ids")
     rows = changed_rows(data.train, train)
@@ -126,15 +165,16 @@ def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> I
     )
     yield _require(_same(train, again.train) and same_probes, "the same seed, the same bytes")
     yield _require(poisoned.goal == attack.goal, "it pursues the goal that it declares")
-    names = [p.name for p in poisoned.probes]
-    yield _require(len(set(names)) == len(names), "its probes have names of their own")
+    truthful = all(_true_labels(probe, data.test) for probe in poisoned.probes)
+    yield _require(truthful, "its probes are test images with their true labels")
 
 
 def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    defense, train = _build(registry, entry, workshop), _data(workshop).train
-    before = train.images.tobytes()
-    purified: ImageSet = defense.purify(train, stream(0, "defense"))
-    yield _require(train.images.tobytes() == before, "its input is untouched")
+    defense, data = _build(registry, entry, workshop), _data(workshop)
+    train = data.train
+    defense.check(train)
+    purified: ImageSet = _untouched(defense.purify, data, train, stream(0, "defense"))
+    yield "its input is untouched"
     kept = np.isin(purified.ids, train.ids).all()
     yield _require(bool(kept) and len(purified) <= len(train), "it makes up no row")
     labels = train.labels[train.positions(purified.ids)]
@@ -156,6 +196,8 @@ def _classifier(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) 
     classifier = _build(registry, entry, workshop)
     for channels, classes in ((3, 10), (1, 4)):
         model = classifier.build(classes, (channels, 32, 32)).eval()
+        linear = isinstance(getattr(model, "head", None), nn.Linear)
+        yield _require(hasattr(model, "features") and linear, "it has features and a linear head")
         x = torch.rand(2, channels, 32, 32)
         with torch.inference_mode():
             logits, features = model(x), model.features(x)
@@ -175,7 +217,7 @@ def _classifier(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) 
 
 
 def _dataset(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    if getattr(entry.factory, "example", None) is None:
+    if entry.factory.example is None:
         yield "needs a download or a path: only its documentation and imports are checked"
         return
     first, second = (_build(registry, entry, workshop).load() for _ in range(2))

@@ -20,9 +20,12 @@ from harness.core.params import ComponentSpec, construct
 from harness.core.protocols import CLASSIFIERS
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, digest
-from harness.plan import STAGES, Plan, counts
+from harness.labels import names_of
+from harness.plan import Plan
+from harness.run import finished
 from harness.study import StudySpec
 from harness.training import build_model, fit
+from harness.units import STAGES, Unit
 from harness.workshop import Workshop
 
 BATCHES = 4  # timed after as many to warm up
@@ -49,8 +52,11 @@ def _history(workshop: Workshop) -> dict[str, list[float]]:
     """Return the seconds of all artefacts in the store, by kind and component."""
     found: dict[str, list[float]] = defaultdict(list)
     for path in workshop.store.root.glob(f"*/*/{LABEL}"):
-        label = json.loads(path.read_text())
-        found[_bucket(label["key"])].append(float(label["seconds"]))
+        try:
+            label = json.loads(path.read_text())
+            found[_bucket(label["key"])].append(float(label["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # an estimate can do without; whoever needs the artefact is told
     return found
 
 
@@ -61,31 +67,56 @@ def _bucket(key: dict[str, Any]) -> str:
     return f"{key['kind']} {digest(kept)}"
 
 
-def estimate(plan: Plan, study: StudySpec, workshop: Workshop, run: Path) -> Table:
-    """Return a table of stages: how many, how many are there already, and the cost of the rest."""
-    history = _history(workshop)
-    numbers = counts(plan, workshop, run)
-    table = Table(box=None, pad_edge=False)
-    for title in ("stage", "number", "there", "CPU or GPU minutes of the rest", "from"):
-        table.add_column(title, justify="left" if title in ("stage", "from") else "right")
-    for stage in STAGES:
-        if stage not in numbers:
-            continue
-        total, there = numbers[stage]
-        open_units = [u for u in plan.of_stage(stage) if not (u.key and workshop.store.has(u.key))]
-        known = [history.get(_bucket(u.key)) for u in open_units if u.key]
-        priced = [statistics.median(k) for k in known if k]
-        minutes = f"{sum(priced) / 60:.1f}" if priced else "?" if open_units else "0"
-        if priced and len(priced) < len(open_units):
-            minutes = f"≥ {minutes}"
-        source = "earlier ones in the store" if priced else "nothing like it made yet"
-        table.add_row(stage, str(total), str(there), minutes, source if open_units else "")
-    total, there = numbers["trials"]
-    missing = [t for t in plan.trials if not (run / "records" / f"{t.spec_id}.json").exists()]
-    seconds = _all_trainings(missing, study, workshop)
-    source = f"{BATCHES} batches timed here, {study.resources.cpus} thread(s)"
-    table.add_row("trials", str(total), str(there), f"{seconds / 60:.1f}", source)
+def overview(plan: Plan, study: StudySpec) -> Table:
+    """Return a table of what the trials are made of."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    names = [names_of(t, study.labels) for t in plan.trials]
+    for role in ("dataset", "attack", "defense", "classifier"):
+        table.add_row(role, ", ".join(dict.fromkeys(n[role] for n in names)))
+    targets = sorted({t.target for t in plan.trials if t.target is not None})
+    if targets:
+        table.add_row("target", ", ".join(map(str, targets)))
+    for kind in ("poison", "purify", "victim"):
+        seeds = sorted({getattr(t.seeds, kind) for t in plan.trials})
+        table.add_row(f"{kind} seed", ", ".join(map(str, seeds)))
     return table
+
+
+def estimate(plan: Plan, study: StudySpec, workshop: Workshop, run: Path) -> Table:
+    """Return a table of stages: how many pieces, how many a run would still do, and their cost.
+
+    The cost is in minutes of one trial's CPUs or GPU: divide by how many run side by side.
+    """
+    history = _history(workshop)
+    trials = [t for t in plan.trials if finished(run, t.spec_id) is None]
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "number", "left", "minutes left", "known from"):
+        table.add_column(title, justify="left" if title in ("stage", "known from") else "right")
+    for stage in STAGES:
+        number = sum(u.stage == stage for u in plan.units)
+        needed = plan.of_stage(stage, {t.spec_id for t in trials})
+        left = [u for u in needed if not u.there(workshop)]
+        if number:
+            table.add_row(stage, str(number), str(len(left)), *_priced(left, history))
+    seconds = _all_trainings(trials, study, workshop)
+    source = f"{BATCHES} batches timed here, {study.resources.cpus} thread(s)"
+    known = (f"{seconds / 60:.1f}", source) if trials else ("0", "")
+    table.add_row("trials", str(len(plan.trials)), str(len(trials)), *known)
+    return table
+
+
+def _priced(left: list[Unit], history: dict[str, list[float]]) -> tuple[str, str]:
+    """Return the minutes that some units may take, and how that is known."""
+    if not left:
+        return "0", ""
+    known = [history.get(_bucket(u.key)) for u in left if u.key]
+    priced = [statistics.median(k) for k in known if k]
+    if not priced:
+        return "?", "nothing like it made yet"
+    least = "" if len(priced) == len(left) else "≥ "
+    return f"{least}{sum(priced) / 60:.1f}", "earlier ones in the store"
 
 
 def _all_trainings(trials: list[TrialSpec], study: StudySpec, workshop: Workshop) -> float:

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 from PIL import Image
 from rich.console import Console
 
 from harness.artifacts import Store
 from harness.core.device import pick_device, use_threads
-from harness.core.errors import UsageError
-from harness.core.files import write_aside
+from harness.core.errors import DataError, UsageError
+from harness.core.files import write_aside, write_text
 from harness.core.params import complete, complete_dataset, construct
 from harness.core.pixels import to_bytes
 from harness.core.protocols import GENERATORS
 from harness.core.values import Json
+from harness.core.yaml_text import read_yaml
 from harness.workshop import Workshop
 
 GRID = 8  # images per side of a sample grid
 
 
-def _yaml(text: str, what: str) -> Json:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what} {text!r} is no valid YAML: {error}") from error
-
-
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Json]:
-    """Turn ``recipe.lr=3e-4`` and the like into nested parameters."""
+    """Turn ``recipe.lr=3e-4`` and the like into nested parameters.
+
+    Raises:
+        UsageError: If one is no KEY=VALUE, or gives a part of what another gives as a whole.
+    """
     params: dict[str, Json] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals:
+        *parents, last = key.split(".")
+        if not equals or not all((*parents, last)):
             raise UsageError(f"--set takes KEY=VALUE, for example nf=32; got {text!r}.")
         node = params
-        *parents, last = key.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = _yaml(value, "--set")
+            if not isinstance(node, dict):
+                raise UsageError(f"--set {text}: {parent!r} is {node!r}, which has no parts.")
+        node[last] = read_yaml(value, f"the value of --set {key}")
     return params
 
 
@@ -68,8 +67,11 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda[:i]``.
         console: Where progress is shown.
     """
-    spec = complete(GENERATORS, {"name": kind, **parse_assignments(assignments)}, "generator")
-    source = complete_dataset(_yaml(dataset, "--dataset"), "--dataset")
+    given = parse_assignments(assignments)
+    if "name" in given:
+        raise UsageError(f"the generator is {kind!r}, given as an argument; leave out --set name.")
+    spec = complete(GENERATORS, {"name": kind, **given}, "generator")
+    source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
     generator = construct(GENERATORS, spec, {})
     where = str(pick_device(device))
     use_threads(threads)
@@ -78,8 +80,12 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {str(out)!r} cannot be written: {error.strerror}.") from error
-    images = Workshop(Store(out)).dataset(source).train.images
-    console.print(f"{kind} on {source.name}: {len(images)} images of {images.shape[1:]}")
+    train_set = Workshop(Store(out)).dataset(source).train
+    images = train_set.images
+    note = {**spec.to_json(), "dataset": source.to_json(), "seed": seed}
+    _same_training(out / "training.json", {**note, "images": train_set.digest})
+    shape = " x ".join(map(str, images.shape[1:]))
+    console.print(f"{kind} on {source.name}: {len(images)} images of {shape}")
     _save_grid(out / "data.png", images[: GRID * GRID])
 
     def show(progress: Any) -> None:
@@ -95,10 +101,27 @@ def train(
     model = generator.train(
         images, seed, device=where, checkpoint=out / "training.safetensors", on_progress=show
     )
-    note = {**spec.to_json(), "dataset": source.to_json(), "seed": seed}
-    note["torch"] = str(torch.__version__)
     generator.save(out, model, note)
-    console.print(f"written: {out}. In a study: {{path: {out}}}")
+    console.print(f"written: {out}. In a study: {{path: {out}}}", markup=False)
+
+
+def _same_training(path: Path, what: dict[str, Json]) -> None:
+    """Note what a folder's training is of, and refuse a folder that is of another one.
+
+    A checkpoint does not know its images: it would go on with others without a word.
+    """
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text())
+            differing = [k for k in sorted({*earlier, *what}) if earlier.get(k) != what.get(k)]
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            raise DataError(f"{str(path)!r} is damaged: {error}; give another --out.") from error
+        if differing:
+            raise UsageError(
+                f"{str(path.parent)!r} holds a training with another {' and '.join(differing)}; "
+                "give another --out, or the same settings to go on."
+            )
+    write_text(path, json.dumps(what, indent=1, sort_keys=True) + "\n")
 
 
 def _save_grid(path: Path, images: np.ndarray) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from harness.core.errors import DataError, UsageError
+from harness.core.errors import DataError
 from harness.core.files import write_text
 from harness.core.records import TrialRecord
 from harness.core.spec import TrialSpec
 from harness.core.values import Json
 from harness.execution import Done, Executor
-from harness.plan import STAGES, Plan, judged_labels, make_plan, names_of
+from harness.labels import judged_labels, names_of
+from harness.plan import Plan, make_plan
 from harness.progress import Progress
+from harness.run_folder import check_run, describe_run, open_run
 from harness.study import StudySpec
+from harness.units import Unit
 from harness.work import do_trial, make_unit, record_path, samples_path
 from harness.workshop import Workshop
 
@@ -33,6 +36,10 @@ class RecordSink(Protocol):
         ...
 
 
+Services = Callable[[bool], AbstractContextManager[tuple[Executor | None, RecordSink | None]]]
+"""Opens what a run needs: an executor, unless told that there is nothing to do, and a sink."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """What became of a run.
@@ -40,7 +47,7 @@ class RunSummary:
     Attributes:
         run: Its folder.
         planned, done, failed: Numbers of trials; ``done`` counts those of earlier calls too.
-        errors: Message of each failed unit or trial.
+        errors: What failed, and the first line of why.
     """
 
     run: Path
@@ -55,51 +62,14 @@ class RunSummary:
         return self.done == self.planned
 
 
-def open_run(run: Path, study: StudySpec, plan: Plan, command: str, *, partial: bool) -> None:
-    """Create a run's folder, or take up one that is there.
-
-    Raises:
-        UsageError: If the folder holds another study; names the first key that differs.
-    """
-    described = {
-        "name": study.name,
-        "title": study.title,
-        "study": study.raw,
-        "overrides": list(study.overrides),
-        "command": command,
-        "partial": partial,
-        "trials": [
-            {"spec_id": t.spec_id, "labels": names_of(t, study.labels)} for t in plan.trials
-        ],
-    }
-    path = run / "study.json"
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text())["study"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise DataError(f"{str(path)!r} is damaged: {error}; give another --out.") from error
-        now = json.loads(json.dumps(study.raw))
-        differing = [k for k in {**earlier, **now} if earlier.get(k) != now.get(k)]
-        if differing:
-            raise UsageError(
-                f"{str(run)!r} holds a run of another study: {', '.join(sorted(differing))} "
-                "differ. Give another --out, or the same study to go on with it."
-            )
-    try:
-        write_text(path, json.dumps(described, indent=1, sort_keys=True) + "\n")
-    except OSError as error:
-        raise UsageError(f"run folder {str(run)!r} cannot be written: {error.strerror}.") from error
-
-
 def run_study(
     study: StudySpec,
     workshop: Workshop,
     run: Path,
-    executor: Callable[[], AbstractContextManager[Executor]],
+    services: Services,
     *,
     command: str = "",
     limit: int | None = None,
-    sink: Callable[[], RecordSink] | None = None,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Run what is missing of a study and return what became of it.
@@ -108,38 +78,39 @@ def run_study(
         study: Checked study.
         workshop: Gives access to datasets and store.
         run: Folder of the run; absolute.
-        executor: Opened only after everything that can be checked has been.
+        services: Opened only after everything that can be checked has been.
         command: How to run this again, for the report.
         limit: Run only so many trials; the run is marked as partial.
-        sink: Opened with the executor; gets each record after it is on disk.
         progress: Where to show what happens.
+
+    Raises:
+        UsageError: For anything that cannot be used; nothing has been started by then.
     """
     progress = progress or Progress.silent()
     plan = make_plan(study, workshop, limit)
-    partial = limit is not None
-    open_run(run, study, plan, command, partial=partial)
-    missing = [t for t in plan.trials if _finished(run, t) is None]
+    described = describe_run(study, plan, workshop, command, partial=limit is not None)
+    check_run(run, described)
+    missing = [t for t in plan.trials if finished(run, t.spec_id) is None]
     errors: list[str] = []
-    with progress:
-        if not missing:
-            progress.note("every trial of this run is done already")
-            return _summary(run, plan, errors)
-        progress.note("starting")
-        with executor() as running:
-            records = sink() if sink else None
-            errors += _make_units(plan, missing, study, workshop, running, progress)
-            for record in _run_trials(missing, study, workshop, run, running, partial, progress):
-                if record.status != "ok":
-                    errors.append(record.error)
-                if records is not None:
+    progress.note("starting" if missing else "every trial of this run is done already")
+    with progress, services(bool(missing)) as (executor, sink):
+        open_run(run, described)
+        if limit is None:
+            _no_longer_partial(run, plan)
+        if executor is not None:
+            work = _Work(study, plan, workshop, run, executor, progress, limit is not None)
+            for record in work.records(missing, errors):
+                if sink is not None:
                     samples = samples_path(run, record.spec_id)
-                    records.log(record, samples if samples.exists() else None)
-    return _summary(run, plan, errors)
+                    sink.log(record, samples if samples.exists() else None)
+    done = sum(finished(run, t.spec_id) is not None for t in plan.trials)
+    there = sum(record_path(run, t.spec_id).exists() for t in plan.trials)
+    return RunSummary(run, len(plan.trials), done, there - done, tuple(errors))
 
 
-def _finished(run: Path, trial: TrialSpec) -> TrialRecord | None:
+def finished(run: Path, spec_id: str) -> TrialRecord | None:
     """Return the good record of a trial; a failed or damaged one is run again."""
-    path = record_path(run, trial.spec_id)
+    path = record_path(run, spec_id)
     if not path.exists():
         return None
     try:
@@ -147,79 +118,102 @@ def _finished(run: Path, trial: TrialSpec) -> TrialRecord | None:
     except DataError as error:
         logger.warning("%s; the trial runs again", error)
         return None
-    return record if record.status == "ok" else None
+    return record if record.status == "ok" and record.spec_id == spec_id else None
 
 
-def _make_units(
-    plan: Plan,
-    missing: list[TrialSpec],
-    study: StudySpec,
-    workshop: Workshop,
-    executor: Executor,
-    progress: Progress,
-) -> list[str]:
-    errors = []
-    common = {"store": str(workshop.store.root), "device": workshop.device}
-    for stage in STAGES:
-        units = [u for u in plan.of_stage(stage) if u.key is None or not workshop.store.has(u.key)]
-        if not units:
-            continue
-        progress.start(stage, len(units))
-        payloads = [{**common, **u.payload} for u in units]
-        for done in executor.units(make_unit, payloads, study.resources):
-            label = units[done.index].label
-            if done.error:
-                first = done.error.splitlines()[0]
-                errors.append(f"{label}: {first}")
-                progress.advance(f"{label} FAILED: {first}")
-            else:
-                progress.advance(label, done.seconds)
-    return errors
+def _no_longer_partial(run: Path, plan: Plan) -> None:
+    """Take the mark off records that an earlier, limited call has left."""
+    for trial in plan.trials:
+        record = finished(run, trial.spec_id)
+        if record is not None and record.partial:
+            unmarked = record.with_values(partial=False)
+            write_text(record_path(run, trial.spec_id), unmarked.to_json())
 
 
-def _run_trials(
-    trials: list[TrialSpec],
-    study: StudySpec,
-    workshop: Workshop,
-    run: Path,
-    executor: Executor,
-    partial: bool,
-    progress: Progress,
-) -> Iterator[TrialRecord]:
-    payloads: list[dict[str, Json]] = [
-        {
-            "store": str(workshop.store.root),
-            "device": workshop.device,
-            "run": str(run),
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call's work on a run."""
+
+    study: StudySpec
+    plan: Plan
+    workshop: Workshop
+    run: Path
+    executor: Executor
+    progress: Progress
+    partial: bool
+
+    def records(self, trials: list[TrialSpec], errors: list[str]) -> Iterator[TrialRecord]:
+        """Run trials and what they need, and yield their records; append to ``errors``.
+
+        A trial that lacks what it needs fails with the error of that: trying it again in each
+        trial would multiply the cost of the failure.
+        """
+        doomed = self._make_units({t.spec_id for t in trials}, errors)
+        going = [t for t in trials if t.spec_id not in doomed]
+        self.progress.start("trials", len(trials))
+        for trial in trials:
+            if trial.spec_id in doomed:
+                yield self._record(Done(0, None, doomed[trial.spec_id]), trial)
+        payloads = [self._payload(trial) for trial in going]
+        for done in self.executor.trials(do_trial, payloads, self.study.resources):
+            record = self._record(done, going[done.index])
+            if record.status != "ok":
+                errors.append(describe(record))
+            yield record
+
+    def _make_units(self, wanted: set[str], errors: list[str]) -> dict[str, str]:
+        """Make what trials need and return, by id, why some cannot run."""
+        doomed: dict[str, str] = {}
+        common = {"store": str(self.workshop.store.root), "device": self.workshop.device}
+        units = [u for u in self.plan.units if u.trials & wanted and not self._there(u)]
+        self.progress.start("artefacts", len(units))
+        for _, wave in itertools.groupby(units, key=lambda u: u.wave):
+            ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
+            payloads = [{**common, **u.payload} for u in ready]
+            for done in self.executor.units(make_unit, payloads, self.study.resources):
+                unit = ready[done.index]
+                if not done.error:
+                    self.progress.advance(f"{unit.stage}: {unit.label}", done.seconds)
+                    continue
+                errors.append(f"{unit.label}: {_first_line(done.error)}")
+                self.progress.advance(f"{unit.label} FAILED: {_first_line(done.error)}")
+                for spec_id in unit.trials & wanted:
+                    doomed.setdefault(spec_id, f"{unit.label}: {done.error}")
+        return doomed
+
+    def _there(self, unit: Unit) -> bool:
+        return unit.key is not None and self.workshop.store.has(unit.key)
+
+    def _payload(self, trial: TrialSpec) -> dict[str, Json]:
+        return {
+            "store": str(self.workshop.store.root),
+            "device": self.workshop.device,
+            "run": str(self.run),
             "trial": trial.to_json(),
-            "labels": judged_labels(trial, study.labels),
-            "names": names_of(trial, study.labels),
-            "partial": partial,
+            "labels": judged_labels(trial, self.study.labels),
+            "names": names_of(trial, self.study.labels),
+            "partial": self.partial,
         }
-        for trial in trials
-    ]
-    progress.start("trials", len(trials))
-    for done in executor.trials(do_trial, payloads, study.resources):
-        trial = trials[done.index]
-        record = _record_of(done, trial, payloads[done.index], run)
-        progress.advance(describe(record), done.seconds)
-        yield record
 
-
-def _record_of(done: Done, trial: TrialSpec, payload: dict[str, Any], run: Path) -> TrialRecord:
-    path = record_path(run, trial.spec_id)
-    if not done.error:
-        return TrialRecord.read(path)
-    record = TrialRecord(
-        spec=trial.to_json(),
-        spec_id=trial.spec_id,
-        status="failed",
-        error=done.error,
-        labels=payload["names"],
-        partial=payload["partial"],
-    )
-    write_text(path, record.to_json())
-    return record
+    def _record(self, done: Done, trial: TrialSpec) -> TrialRecord:
+        path = record_path(self.run, trial.spec_id)
+        error = done.error
+        if not error and not path.exists():
+            error = f"no record {path}: all nodes must share the folders of run and store."
+        if error:
+            record = TrialRecord(
+                spec=trial.to_json(),
+                spec_id=trial.spec_id,
+                status="failed",
+                error=error,
+                labels=names_of(trial, self.study.labels),
+                partial=self.partial,
+            )
+            write_text(path, record.to_json())
+        else:
+            record = TrialRecord.read(path)
+        self.progress.advance(describe(record), done.seconds)
+        return record
 
 
 def describe(record: TrialRecord) -> str:
@@ -230,7 +224,7 @@ def describe(record: TrialRecord) -> str:
     what += f", target {target}" if target is not None else ""
     what += f", seed {seeds['victim']}"
     if record.status != "ok":
-        return f"{what} FAILED: {record.error.splitlines()[0]}"
+        return f"{what} FAILED: {_first_line(record.error)}"
     text = f"{what}: accuracy {100 * record.natural_accuracy:.1f} %"
     if record.outcomes and record.goal != "none":
         first = record.outcomes[0]
@@ -238,7 +232,5 @@ def describe(record: TrialRecord) -> str:
     return text
 
 
-def _summary(run: Path, plan: Plan, errors: list[str]) -> RunSummary:
-    done = sum(_finished(run, t) is not None for t in plan.trials)
-    there = sum(record_path(run, t.spec_id).exists() for t in plan.trials)
-    return RunSummary(run, len(plan.trials), done, there - done, tuple(errors))
+def _first_line(error: str) -> str:
+    return error.split("\n", 1)[0]

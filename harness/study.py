@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.params import ComponentSpec, absent, complete, complete_dataset
@@ -17,6 +17,9 @@ from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
 from harness.core.spec import Seeds, TrialSpec, digest
 from harness.core.values import Json
+from harness.core.yaml_text import read_yaml
+from harness.labels import labels_of
+from harness.overrides import set_value, substitute
 
 SCENARIOS = ("from_scratch",)
 KEYS = {
@@ -51,6 +54,7 @@ class StudySpec:
         raw: The study as it was given, after overrides.
         targets: Given targets, ``"all"``, or None.
         overrides: What the command line changed, as ``key: old → new``.
+        labels: Short name of each component, by the hash of its spec.
     """
 
     name: str
@@ -80,95 +84,28 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     Raises:
         UsageError: For anything that cannot be used; nothing has been started by then.
     """
+    what = f"study {str(path)!r}"
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"study {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"study {str(path)!r} is no valid YAML: {error}") from error
+        raise UsageError(f"{what} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} is no text in UTF-8: {error}.") from error
+    raw = read_yaml(text, what)
     if not isinstance(raw, dict):
-        raise UsageError(f"study {str(path)!r} must be a mapping; got {type(raw).__name__}.")
+        raise UsageError(f"{what} must be a mapping; got {type(raw).__name__}.")
     raw.setdefault("name", path.stem)
-    changed = tuple(_override(raw, text) for text in overrides)
+    changed = tuple(set_value(raw, text) for text in overrides)
     try:
-        return check_study(_substitute(raw), path.parent, changed)
+        return check_study(substitute(raw), path.parent, changed)
     except UsageError as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-def _override(raw: dict[str, Json], text: str) -> str:
-    """Set one dotted key in place and return a line that says what changed."""
-    key, equals, value_text = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--set takes KEY=VALUE, for example attacks.0.eps_255=16; got {text!r}.")
-    try:
-        value = yaml.safe_load(value_text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text!r}: the value is no valid YAML: {error}") from error
-    if isinstance(value, str) and Path(value).expanduser().exists():
-        value = str(Path(value).expanduser().resolve())
-    node: Any = raw
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        here = ".".join(parts[:depth]) or "the study"
-        last = depth == len(parts) - 1
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise UsageError(f"--set {key}: {here} is a list of {len(node)}; no item {part!r}.")
-            index: Any = int(part)
-        elif isinstance(node, dict):
-            index = part
-            if part not in node and not last:
-                allowed = sorted(map(str, node))
-                raise UnknownComponent(
-                    f"--set {key}: {here} has no {part!r}.{nearest(part, allowed)} "
-                    f"It has: {', '.join(allowed)}."
-                )
-        else:
-            raise UsageError(f"--set {key}: {here} is {node!r}, which has no parts.")
-        if last:
-            old = node[index] if isinstance(node, list) else node.get(index, "(default)")
-            node[index] = value
-            return f"{key}: {old} → {value}"
-        if isinstance(node[index], str) and parts[0] != "vars":
-            node[index] = {"name": node[index]}
-        node = node[index]
-    raise AssertionError
-
-
-def _substitute(raw: dict[str, Json]) -> dict[str, Json]:
-    """Replace ``${name}`` by the value of ``vars.name``, everywhere."""
-    variables = raw.get("vars") or {}
-    if not isinstance(variables, Mapping):
-        raise UsageError(f"vars is a mapping from names to values; got {variables!r}.")
-
-    def value_of(name: str) -> Json:
-        if name not in variables:
-            raise UnknownComponent(
-                f"${{{name}}} is not in vars.{nearest(name, variables)} "
-                f"Allowed: {', '.join(sorted(variables)) or 'none'}."
-            )
-        return variables[name]
-
-    def walk(node: Json) -> Json:
-        if isinstance(node, dict):
-            return {k: walk(v) for k, v in node.items()}
-        if isinstance(node, list):
-            return [walk(v) for v in node]
-        if not isinstance(node, str):
-            return node
-        whole = re.fullmatch(r"\$\{(\w+)\}", node)
-        if whole:
-            return value_of(whole[1])
-        return re.sub(r"\$\{(\w+)\}", lambda m: str(value_of(m[1])), node)
-
-    return {k: (v if k == "vars" else walk(v)) for k, v in raw.items()}
 
 
 def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = ()) -> StudySpec:
     """Check a study given as plain values (see :func:`read_study`)."""
     for key in raw:
-        if key not in KEYS and not str(key).startswith("x-"):
+        if key not in KEYS and not key.startswith("x-"):
             raise UnknownComponent(
                 f"unknown key {key!r}.{nearest(key, KEYS)} Allowed: {', '.join(KEYS)}."
             )
@@ -182,8 +119,14 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
             f"Allowed: {', '.join(SCENARIOS)}."
         )
     name = raw.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-        raise UsageError(f"name is made of letters, digits, '.', '_' and '-'; got {name!r}.")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(
+            f"name is made of letters, digits, '_', '.' and '-', and starts with none of the last "
+            f"two; got {name!r}."
+        )
+    title = raw.get("title", "")
+    if not isinstance(title, str):
+        raise UsageError(f"title is text, in quotes if need be; got {title!r}.")
     attacks = _components(ATTACKS, raw, "attacks", base)
     defenses = _components(DEFENSES, raw, "defenses", base)
     if _flag(raw, "controls", default=True):
@@ -191,12 +134,8 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         defenses = _with_none(defenses)
     study = StudySpec(
         name=name,
-        title=str(raw.get("title", "")),
-        datasets=tuple(
-            complete_dataset(item, where, base)
-            for where, given in _listed(raw["dataset"], "dataset")
-            for item in _grid(given, where)
-        ),
+        title=title,
+        datasets=_each(raw, "dataset", lambda item, where: complete_dataset(item, where, base)),
         scenario=scenario,
         attacks=attacks,
         defenses=defenses,
@@ -207,7 +146,12 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         raw=raw,
         overrides=overrides,
     )
-    study.labels.update(_labels(study))
+    try:
+        json.dumps(raw, allow_nan=False)
+    except ValueError:
+        raise UsageError("the study holds a number that is not finite.") from None
+    for group in (study.datasets, study.attacks, study.defenses, study.classifiers):
+        study.labels.update(labels_of(group))
     return study
 
 
@@ -239,6 +183,9 @@ def _grid(given: Json, where: str) -> Iterator[Json]:
     if not isinstance(grid, Mapping) or not all(isinstance(v, list) and v for v in grid.values()):
         raise UsageError(f"{where}.grid maps parameters to lists of values; got {grid!r}.")
     rest = {k: v for k, v in given.items() if k != "grid"}
+    twice = [k for k in grid if k in rest]
+    if twice:
+        raise UsageError(f"{where}: {twice[0]!r} is given, and in the grid as well.")
     for values in itertools.product(*grid.values()):
         yield {**rest, **dict(zip(grid, values, strict=True))}
 
@@ -246,17 +193,25 @@ def _grid(given: Json, where: str) -> Iterator[Json]:
 def _components(
     registry: Registry[Any], raw: Mapping[str, Json], key: str, base: Path
 ) -> tuple[ComponentSpec, ...]:
+    return _each(raw, key, lambda item, where: complete(registry, item, where, base))
+
+
+def _each(
+    raw: Mapping[str, Json], key: str, check: Callable[[Json, str], ComponentSpec]
+) -> tuple[ComponentSpec, ...]:
+    """Check each component under a key; two that are the same would be one trial twice."""
     found = [
-        complete(registry, item, where, base)
+        (where, check(item, where))
         for where, given in _listed(raw[key], key)
         for item in _grid(given, where)
     ]
-    seen: dict[str, int] = {}
-    for index, spec in enumerate(found):
-        same = seen.setdefault(digest(spec.to_json()), index)
-        if same != index:
-            raise UsageError(f"{key} {same} and {index} ({spec.name}) are the same component.")
-    return tuple(found)
+    seen: dict[str, str] = {}
+    for where, spec in found:
+        hash_ = digest(spec.to_json())
+        if hash_ in seen:
+            raise UsageError(f"{seen[hash_]} and {where} ({spec.name}) are the same.")
+        seen[hash_] = where
+    return tuple(spec for _, spec in found)
 
 
 def _integers(value: Json, what: str) -> tuple[int, ...]:
@@ -291,7 +246,8 @@ def _resources(value: Json) -> Resources:
     cpus, gpus = value.get("cpus", 1), value.get("gpus", 0)
     if type(cpus) is not int or cpus < 1:
         raise UsageError(f"resources.cpus is a whole number from 1 on; got {cpus!r}.")
-    if isinstance(gpus, bool) or not isinstance(gpus, int | float) or gpus < 0:
+    number = isinstance(gpus, int | float) and not isinstance(gpus, bool) and math.isfinite(gpus)
+    if not number or gpus < 0:
         raise UsageError(f"resources.gpus is a number from 0 on; got {gpus!r}.")
     if gpus > 1 and gpus != int(gpus):
         raise UsageError(f"resources.gpus above 1 is a whole number; got {gpus!r}.")
@@ -301,11 +257,20 @@ def _resources(value: Json) -> Resources:
 def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
     """Return the study's trials: every combination, the controls first.
 
+    Without a defense the seed of the purification decides nothing; such a trial stands once, not
+    once per seed, which would pass for independent repetitions.
+
     Args:
         study: A checked study.
         num_classes: Classes of each dataset, by the hash of its spec (for ``targets: all``).
+
+    Raises:
+        UsageError: If an attack has no target, or two trials are the same.
     """
-    trials = []
+    if study.targets is not None and not any(map(_open_target, study.attacks)):
+        raise UsageError("'targets' is given, and no attack of the study takes a target from it.")
+    trials: dict[str, TrialSpec] = {}
+    undefended = {(s.poison, s.victim): s for s in reversed(study.seeds)}
     for dataset, classifier, seeds in itertools.product(
         study.datasets, study.classifiers, study.seeds
     ):
@@ -313,58 +278,54 @@ def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
         aimed = [pair for attack in study.attacks for pair in _aim(attack, study.targets, classes)]
         floor_of = tuple(attack for attack, _ in aimed if attack.name != "none")
         for (attack, target), defense in itertools.product(aimed, study.defenses):
+            if defense.name == "none" and undefended[seeds.poison, seeds.victim] != seeds:
+                continue
             control = floor_of if attack.name == "none" else ()
-            trials.append(
-                TrialSpec(
-                    dataset, study.scenario, attack, defense, classifier, seeds, target, control
-                )
+            trial = TrialSpec(
+                dataset, study.scenario, attack, defense, classifier, seeds, target, control
             )
-    return sorted(trials, key=lambda t: t.attack.name != "none")
+            if trial.spec_id in trials:
+                raise UsageError(f"attack {attack.name!r} on target {target} stands twice.")
+            trials[trial.spec_id] = trial
+    return sorted(trials.values(), key=lambda t: t.attack.name != "none")
+
+
+def _open_target(attack: ComponentSpec) -> str | None:
+    """Return the parameter that the study's targets fill, unless the attack has none or its own.
+
+    Raises:
+        UsageError: If that parameter has a default, which would quietly be used instead.
+    """
+    entry = ATTACKS.get(attack.name)
+    field_name: str | None = entry.factory.target_field
+    if field_name is None:
+        return None
+    if field_name not in entry.parameters or not entry.parameters[field_name].required:
+        raise UsageError(
+            f"target_field of attack {attack.name!r} is {field_name!r}; it must be a parameter "
+            "without a default."
+        )
+    return None if field_name in attack.params else field_name
 
 
 def _aim(
     attack: ComponentSpec, targets: tuple[int, ...] | str | None, num_classes: int
 ) -> list[tuple[ComponentSpec, int | None]]:
-    """Return one copy of the attack per target."""
-    entry = ATTACKS.get(attack.name)
-    field_name = entry.factory.target_field
-    if field_name is not None and field_name not in attack.params:
-        if targets is None:
-            raise UsageError(
-                f"attack {attack.name!r} needs a target: give 'targets' for the study, "
-                f"or {field_name!r} for this attack."
-            )
-        chosen = range(num_classes) if targets == "all" else targets
-        aimed: list[tuple[ComponentSpec, int | None]] = [
-            (attack.with_params(**{field_name: int(t)}), int(t)) for t in chosen
-        ]
+    """Return one copy of the attack per target, with its target."""
+    entry, unset = ATTACKS.get(attack.name), _open_target(attack)
+    if unset is None:
+        field_name = entry.factory.target_field
+        aimed = [(attack, attack.params[field_name] if field_name else None)]
+    elif targets is None:
+        raise UsageError(
+            f"attack {attack.name!r} needs a target: give 'targets' for the study, "
+            f"or {unset!r} for this attack."
+        )
     else:
-        aimed = [(attack, attack.params.get(field_name) if field_name else None)]
+        chosen = range(num_classes) if targets == "all" else targets
+        aimed = [(attack.with_params(**{unset: int(t)}), int(t)) for t in chosen]
     for copy, _ in aimed:
         lacking = absent(entry, copy)
         if lacking:
             raise UsageError(f"attack {attack.name!r} needs {' and '.join(map(repr, lacking))}.")
     return aimed
-
-
-def _flat(params: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
-    flat: dict[str, Json] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _labels(study: StudySpec) -> dict[str, str]:
-    """Return a short name per component: its name, and what tells it from its namesakes."""
-    labels = {}
-    for group in (study.datasets, study.attacks, study.defenses, study.classifiers):
-        for spec in group:
-            namesakes = [_flat(s.params) for s in group if s.name == spec.name]
-            own = _flat(spec.params)
-            differing = [k for k in own if any(o.get(k) != own[k] for o in namesakes)]
-            short = [f"{k.rpartition('.')[2]}={own[k]}" for k in differing]
-            labels[digest(spec.to_json())] = " ".join([spec.name, *short])
-    return labels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
 from harness.core.errors import UnknownComponent, nearest
+from harness.core.values import Json
 
 
 def folder() -> Path:
@@ -29,3 +31,10 @@ def path_of(name: str) -> Path:
             f"unknown study {name!r}.{nearest(name, names())} Allowed: {', '.join(names())}."
         )
     return folder() / f"{name}.yaml"
+
+
+def trained_as(weights: str) -> dict[str, Json]:
+    """Return how a generator that comes with the package was trained, as a study refers to it."""
+    text = (folder() / "weights" / weights / "config.json").read_text()
+    reference: dict[str, Json] = json.loads(text)["trained"]
+    return reference

@@ -6,7 +6,7 @@ read often stays in this process's memory too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ class Workshop:
     def prepare(self, kind: str, reference: Mapping[str, Json]) -> Made | None:
         """Make a resource so that the store has it; None where there is nothing to make."""
         return self._trained(kind, reference)[1] if is_trained(reference) else None
+
+    def check_trained(self, kind: str, reference: Mapping[str, Json]) -> None:
+        """Check what can be checked of a training before it: its parameters and its data."""
+        construct(REGISTRIES[kind], _component(reference), {})
+        self.dataset(ComponentSpec.from_json(reference["dataset"]))
 
     def resource(self, kind: str, reference: Mapping[str, Json]) -> Any:
         """Return a resource: the image set, the trained classifier, the generator."""
@@ -251,7 +256,7 @@ class Workshop:
     def _purify_by_row(
         self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
     ) -> tuple[ImageSet, Made]:
-        blocks = [self._purify(block, defense, seed) for block in self._blocks(data)]
+        blocks = [self._purify(block, defense, seed) for block in self.blocks(data.train)]
         images = np.concatenate([block.images for block, _ in blocks])
         costs = [made for _, made in blocks]
         changed = changed_rows(data.train, poisoned)
@@ -299,22 +304,21 @@ class Workshop:
 
         return self.store.recall(key, make, read)
 
-    def _blocks(self, data: Dataset) -> list[ImageSet]:
-        name = f"blocks {data.train.digest}"
-        blocks: list[ImageSet] = self._remember(name, lambda: clean_blocks(data.train))
+    def blocks(self, train: ImageSet) -> list[ImageSet]:
+        """Return the clean rows in the fixed blocks in which they are purified and kept."""
+        name = f"blocks {train.digest}"
+        blocks: list[ImageSet] = self._remember(name, lambda: list(_blocks(train)))
         return blocks
 
     def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
         """Purify one block of the clean rows, so that the store has it."""
-        rows = self._blocks(data)[block]
-        return self._purify(rows, defense, seed)[1]
+        return self._purify(self.blocks(data.train)[block], defense, seed)[1]
 
 
-def clean_blocks(train: ImageSet) -> list[ImageSet]:
-    """Return the clean rows in the fixed blocks in which they are purified and kept."""
-    return [
-        train.take(np.arange(i, min(i + BLOCK, len(train)))) for i in range(0, len(train), BLOCK)
-    ]
+def _blocks(train: ImageSet) -> Iterator[ImageSet]:
+    for start in range(0, len(train), BLOCK):
+        part = slice(start, start + BLOCK)  # a view: no copy of the pixels
+        yield ImageSet(train.images[part], train.labels[part], train.ids[part], train.num_classes)
 
 
 def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bool) -> None:

@@ -1,0 +1,146 @@
+"""The artefacts that trials need, each once: networks, poisons, purified rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from harness.core.params import ComponentSpec, is_trained, references
+from harness.core.protocols import ATTACKS, DEFENSES
+from harness.core.registry import Registry
+from harness.core.spec import TrialSpec, digest
+from harness.core.values import Json
+from harness.labels import attack_label, label_of
+from harness.workshop import Workshop
+
+STAGES = ("networks", "poisons", "clean rows", "poisoned rows")
+
+Key = dict[str, Json]
+_MakeKey = Callable[[], Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One artefact that trials need.
+
+    Attributes:
+        stage: Which of ``STAGES``: what kind of artefact it is.
+        wave: Units of a wave need those of earlier waves, and none of their own.
+        payload: What :func:`harness.work.make_unit` takes, without store and device.
+        label: What to call it in progress lines.
+        key: Its key in the store; None where it depends on what an earlier stage makes.
+        trials: Ids of the trials that cannot do without it.
+    """
+
+    stage: str
+    wave: int
+    payload: dict[str, Json]
+    label: str
+    key: Key | None
+    trials: frozenset[str]
+
+    def there(self, workshop: Workshop) -> bool:
+        """Whether the store has it."""
+        if self.key is not None:
+            return workshop.store.has(self.key)
+        data, attack, defense = (
+            ComponentSpec.from_json(self.payload[part]) for part in ("dataset", "attack", "defense")
+        )
+        clean, seed = workshop.dataset(data), self.payload["poison_seed"]
+        if attack.name != "none" and not workshop.store.has(
+            workshop.poison_key(clean, attack, seed)
+        ):
+            return False
+        poisoned, _ = workshop.poisoned(clean, attack, seed)
+        return workshop.has_purified(clean, poisoned.train, defense, self.payload["seed"])
+
+
+def units_of(
+    trials: Iterable[TrialSpec], workshop: Workshop, labels: Mapping[str, str]
+) -> list[Unit]:
+    """Return what the trials need, stage by stage; nothing is made."""
+    needs = _Needs(workshop, labels)
+    for trial in trials:
+        needs.of(trial)
+    return needs.units()
+
+
+class _Needs:
+    """Collects units by what they are; keys, which cost digests, are made once per unit."""
+
+    def __init__(self, workshop: Workshop, labels: Mapping[str, str]) -> None:
+        self.workshop, self.labels = workshop, labels
+        self._found: dict[str, tuple[str, int, dict[str, Json], str, _MakeKey | None]] = {}
+        self._trials: dict[str, set[str]] = {}
+        self._who = ""  # id of the trial that is being looked at
+
+    def of(self, trial: TrialSpec) -> None:
+        self._who = trial.spec_id
+        for attack in (trial.attack, *trial.floor_of):
+            if attack.name != "none":
+                self._poison(trial, attack)
+        if trial.defense.name != "none":
+            self._purified(trial)
+
+    def units(self) -> list[Unit]:
+        found = [
+            Unit(stage, wave, payload, label, key() if key else None, frozenset(self._trials[name]))
+            for name, (stage, wave, payload, label, key) in self._found.items()
+        ]
+        return sorted(found, key=lambda u: (u.wave, STAGES.index(u.stage)))
+
+    def _add(self, stage: str, wave: int, label: str, key: _MakeKey | None, **what: Json) -> None:
+        name = digest(what)
+        self._found.setdefault(name, (stage, wave, what, label, key))
+        self._trials.setdefault(name, set()).add(self._who)
+
+    def _networks(self, registry: Registry[Any], spec: ComponentSpec) -> int:
+        """Add the networks that a component needs, and return the wave after them."""
+        wave = 0
+        for kind, reference in references(registry.get(spec.name), spec).values():
+            if is_trained(reference):
+                wave = 1
+                self._add(
+                    "networks", 0, f"{reference['name']} on {reference['dataset']['name']}",
+                    partial(self.workshop.identity, kind, reference),
+                    unit="resource", kind=kind, reference=reference,
+                )  # fmt: skip
+        return wave
+
+    def _poison(self, trial: TrialSpec, attack: ComponentSpec) -> None:
+        wave = self._networks(ATTACKS, attack)
+        data, seed = self.workshop.dataset(trial.dataset), trial.seeds.poison
+        self._add(
+            "poisons", wave, self._aimed(trial, attack),
+            partial(self.workshop.poison_key, data, attack, seed),
+            unit="poison", dataset=trial.dataset.to_json(), attack=attack.to_json(), seed=seed,
+        )  # fmt: skip
+
+    def _purified(self, trial: TrialSpec) -> None:
+        wave = self._networks(DEFENSES, trial.defense)
+        seed = trial.seeds.purify
+        base = {"dataset": trial.dataset.to_json(), "defense": trial.defense.to_json()}
+        name = f"{label_of(trial.defense, self.labels)} seed {seed}"
+        rowwise = DEFENSES.get(trial.defense.name).factory.rowwise
+        if rowwise:
+            train = self.workshop.dataset(trial.dataset).train
+            for index, rows in enumerate(self.workshop.blocks(train)):
+                self._add(
+                    "clean rows", wave, f"{name} block {index}",
+                    partial(self.workshop.purify_key, rows, trial.defense, seed),
+                    unit="block", seed=seed, block=index, **base,
+                )  # fmt: skip
+        if not rowwise or trial.attack.name != "none":
+            self._add(
+                "poisoned rows", 2, f"{name} of {self._aimed(trial, trial.attack)}",
+                None,
+                unit="changed", attack=trial.attack.to_json(), poison_seed=trial.seeds.poison,
+                seed=seed, **base,
+            )  # fmt: skip
+
+    def _aimed(self, trial: TrialSpec, attack: ComponentSpec) -> str:
+        field = ATTACKS.get(attack.name).factory.target_field
+        target = f" target {attack.params[field]}" if field else ""
+        return f"{attack_label(attack, self.labels)}{target} seed {trial.seeds.poison}"

@@ -1,0 +1,448 @@
+"""The command line: what it shows, what it writes, and one message for what it cannot use."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM, EBMConfig
+from harness.core.records import TrialRecord
+from tests.test_run import EXPLODES
+from tests.tiny import CommandLine, add_distribution, write_study
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+COMMANDS = (
+    "check-plugin", "demo", "describe", "ls", "plan", "report", "run", "train-generator", "validate",
+)  # fmt: skip
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> CommandLine:
+    """The program in an empty folder, with a store and a home of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUREGEN_BENCH_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return CommandLine(monkeypatch, capsys)
+
+
+def run(cli: CommandLine, *arguments: object) -> int:
+    return cli("run", *arguments, "--in-process", "--no-tracking")
+
+
+# Help
+
+
+def test_alone_it_shows_help_with_examples(cli) -> None:
+    assert cli() == 0
+    assert "puregen-bench ls attacks" in cli.out
+    assert all(f"  {command} " in cli.out for command in COMMANDS)
+    assert not cli.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(cli, command) -> None:
+    assert cli(command, "--help") == 0
+    assert cli.out.startswith(f"Usage: puregen-bench {command}")
+
+
+def test_a_mistyped_command(cli) -> None:
+    assert cli("rnu") == 2
+    assert "unknown command 'rnu'. Did you mean 'run'? Allowed: check-plugin, demo" in cli.err
+
+
+def test_module_and_script_are_the_same_program() -> None:
+    script = Path(sys.executable).with_name("puregen-bench")
+    for start in ([sys.executable, "-m", "harness"], [str(script)]):
+        done = subprocess.run(
+            [*start, "--version"], capture_output=True, text=True, check=True, cwd=CHECKOUT
+        )
+        assert done.stdout.startswith("puregen-bench, version 0.")
+
+
+# What there is
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("attacks", "badnets"), ("defenses", "jpeg"), ("classifiers", "resnet18"),
+     ("datasets", "shapes"), ("generators", "ebm"), ("studies", "smoke"), ("attack", "none")],
+)  # fmt: skip
+def test_ls(cli, kind, name) -> None:
+    assert cli("ls", kind) == 0
+    assert any(line.startswith(f"{name} ") for line in cli.out.splitlines())
+    assert cli("ls", kind, "--json") == 0
+    listed = {item["name"]: item for item in json.loads(cli.out)}
+    assert listed[name]["summary"]
+
+
+def test_describe(cli) -> None:
+    assert cli("describe", "defense", "puregen_ebm") == 0
+    for text in (
+        "puregen_ebm (defense)", "Source: arXiv:2405.18627", "ebm: generator, required",
+        "steps: int, default 150", "precision: auto | fp32 | bf16, default auto",
+    ):  # fmt: skip
+        assert text in cli.out
+    assert cli("describe", "attack", "narcissus") == 0
+    assert "pood: dataset or null, default null" in cli.out
+    assert "      class_epochs: int" in cli.out  # of the nested search
+    assert cli("describe", "attack", "none") == 0
+    assert "No parameters." in cli.out
+    assert cli("describe", "classifiers", "hlb_xs", "--json") == 0
+    described = json.loads(cli.out)
+    assert (described["kind"], described["module"]) == ("classifier", "harness.classifiers.hlb_xs")
+    [widths, recipe] = described["parameters"]
+    assert widths["default"] == [32, 64, 64]
+    assert {p["name"]: p["default"] for p in recipe["parameters"]}["epochs"] == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ls", "atacks"), "unknown kind 'atacks'. Did you mean 'attacks'? Allowed: attacks, "),
+        (("describe", "attack", "badnet"), "unknown attack 'badnet'. Did you mean 'badnets'?"),
+        (("describe", "atack", "badnets"), "unknown kind 'atack'. Did you mean 'attacks'?"),
+        (("check-plugin", "defense", "jpg"), "unknown defense 'jpg'. Did you mean 'jpeg'?"),
+        (("validate", "smoek"), "unknown study 'smoek'. Did you mean 'smoke'? Allowed: demo"),
+        (("report", "runs/none"), "'runs/none' is no run folder"),
+    ],
+)
+def test_what_there_is_not(cli, arguments, message) -> None:
+    assert cli(*arguments) == 2
+    assert cli.err.startswith(f"error: {message}")
+
+
+# A study from its file to its report
+
+
+def test_validate_plan_run_report(cli, tmp_path) -> None:
+    study = write_study(tmp_path)
+    assert cli("validate", study, "--set", "defenses.0.quality=30") == 0
+    assert cli.out.splitlines() == ["set defenses.0.quality: 25 → 30", f"{study}: valid, 4 trials."]
+    assert cli("plan", study, "--set", "attacks.0.budget=0.3") == 0
+    assert cli.out.startswith("set attacks.0.budget: 0.2 → 0.3\n4 trials, into ")
+    assert not (tmp_path / "runs").exists()
+
+    assert run(cli, study) == 0
+    lines = cli.out.splitlines()
+    assert any("trials 4/4: badnets → jpeg, target 0, seed 0: accuracy " in line for line in lines)
+    assert any(line.startswith("jpeg ") and "|" in line for line in lines)
+    assert lines[-1] == f"page: {tmp_path}/runs/tiny/report/index.html"
+    assert (tmp_path / "runs/tiny/report/index.html").is_file()
+    assert not list(tmp_path.rglob("mlflow.db"))
+    said = json.loads((tmp_path / "runs/tiny/study.json").read_text())
+    assert said["command"] == f"puregen-bench run {study} --in-process --no-tracking"
+
+    assert run(cli, study) == 0
+    assert "every trial of this run is done already" in cli.out
+    assert cli("report", "runs/tiny") == 0
+    assert cli.out.splitlines()[-1] == "page: runs/tiny/report/index.html"
+
+
+def numbers(plan: str) -> dict[str, list[str]]:
+    """Return the columns number, left and minutes of each stage that a plan shows."""
+    stages = ("networks", "poisons", "clean rows", "poisoned rows", "trials")
+    lines = plan.splitlines()
+    found = {stage: [line for line in lines if line.startswith(f"{stage} ")] for stage in stages}
+    return {s: rows[-1].removeprefix(s).split()[:3] for s, rows in found.items() if rows}
+
+
+def test_plan_says_what_there_is_and_what_is_left(cli, tmp_path) -> None:
+    study = write_study(tmp_path, targets=[0, 1])
+    assert cli("plan", study) == 0
+    shown = dict(line.split(maxsplit=1) for line in cli.out.splitlines()[1:5])
+    assert {k: v.strip() for k, v in shown.items()} == {
+        "dataset": "shapes", "attack": "none, badnets", "defense": "none, jpeg",
+        "classifier": "hlb_xs",
+    }  # fmt: skip
+    assert "target       0, 1" in cli.out
+    fresh = numbers(cli.out)
+    assert {stage: row[:2] for stage, row in fresh.items()} == {
+        "poisons": ["2", "2"], "clean rows": ["1", "1"], "poisoned rows": ["2", "2"],
+        "trials": ["6", "6"],
+    }  # fmt: skip
+    assert fresh["poisons"][2] == "?"
+
+    assert run(cli, study) == 0
+    assert cli("plan", study) == 0
+    assert {s: row[1:] for s, row in numbers(cli.out).items()} == dict.fromkeys(fresh, ["0", "0"])
+    assert cli("plan", study, "--out", "elsewhere") == 0
+    assert {s: row[1] for s, row in numbers(cli.out).items()} == {
+        "poisons": "0", "clean rows": "0", "poisoned rows": "0", "trials": "6",
+    }  # fmt: skip
+    assert cli("plan", study, "--set", "targets=[0, 2]") == 0  # priced by its like
+    left = numbers(cli.out)
+    assert (left["poisons"][1], left["poisoned rows"][1]) == ("1", "1")
+    assert left["poisons"][2] != "?"
+
+
+def test_a_limited_run_is_partial(cli, tmp_path) -> None:
+    assert run(cli, write_study(tmp_path), "--limit", "1", "--out", "out") == 0
+    [record] = (tmp_path / "out" / "records").iterdir()
+    assert TrialRecord.read(record).partial
+    assert cli("run", "tiny.yaml", "--limit", "0") == 2
+    assert "0 is not in the range x>=1" in cli.err
+
+
+def test_a_failed_trial_is_told_and_is_no_success(cli, tmp_path, monkeypatch) -> None:
+    add_distribution(tmp_path, "attack", "explodes_too", EXPLODES, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    attacks = ["badnets", "explodes_too"]
+    study = write_study(tmp_path, attacks=attacks, targets=[1], controls=False)
+    assert run(cli, study) == 1
+    assert "FAILED: RuntimeError: the fuse was lit" in cli.out
+    assert cli.out.splitlines()[-2:] == [
+        "failed: explodes_too target 1 seed 0: RuntimeError: the fuse was lit",
+        "1 of 2 trials have a result.",
+    ]
+
+
+def test_an_interrupted_run_says_how_to_go_on(cli, tmp_path, monkeypatch) -> None:
+    source = EXPLODES.replace("RuntimeError", "KeyboardInterrupt")
+    add_distribution(tmp_path, "attack", "interrupts", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = write_study(tmp_path, attacks=["interrupts"], targets=[0, 1])
+    assert run(cli, study) == 130
+    last = f"stopped; what is finished is in {tmp_path}/runs/tiny. The same command goes on."
+    assert cli.out.splitlines()[-1] == last
+
+
+def test_a_study_of_the_package_by_its_name(cli) -> None:
+    assert cli("validate", "smoke") == 0
+    assert cli.out.endswith("smoke.yaml: valid, 6 trials.\n")
+
+
+def test_the_smoke_study_in_a_process_of_its_own(tmp_path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PUREGEN_BENCH_HOME": str(tmp_path)}
+    start = [sys.executable, "-m", "harness", "run", "smoke", "--in-process", "--no-tracking"]
+    done = subprocess.run(
+        [*start, "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, check=False, env=env, cwd=CHECKOUT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "run" / "records").iterdir())) == 6
+    assert (tmp_path / "store").is_dir()
+
+
+# Generators
+
+
+def test_train_generator_makes_what_a_study_can_use(cli, tmp_path) -> None:
+    sets = ["nf=4", "recipe.iterations=3", "recipe.batch_size=8", "recipe.bank_size=8"]
+    sets += ["recipe.chain_steps=1", "recipe.lr=1e-4"]
+    options = [part for text in sets for part in ("--set", text)]
+    options += ["--dataset", "{name: shapes, kind: pood, train: 30, test: 6}", "--out", "gen"]
+    assert cli("train-generator", "ebm", *options) == 0
+    assert cli.out.startswith("ebm on shapes: 30 images of 3 x 32 x 32\nupdate 3/3 (100%)")
+    assert cli.out.endswith(f"written: {tmp_path}/gen. In a study: {{path: {tmp_path}/gen}}\n")
+    weights = (tmp_path / "gen/model.safetensors").read_bytes()
+    assert {p.name for p in (tmp_path / "gen").iterdir()} >= {
+        "config.json", "data.png", "samples_000003.png",
+    }  # fmt: skip
+
+    assert cli("train-generator", "ebm", *options) == 0  # done already: nothing is trained again
+    assert "update" not in cli.out
+    assert (tmp_path / "gen/model.safetensors").read_bytes() == weights
+
+    for change, differs in (
+        (["--seed", "1"], "another seed"),
+        (["--set", "recipe.lr=2e-4"], "another recipe"),
+        (["--dataset", "{name: shapes, kind: pood, train: 31}"], "another dataset and images"),
+    ):
+        assert cli("train-generator", "ebm", *options, *change) == 2
+        assert f"holds a training with {differs}" in cli.err
+
+    study = write_study(tmp_path, defenses=[{"name": "puregen_ebm", "ebm": {"path": "gen"}}])
+    assert cli("validate", study) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ebn", "--dataset", "shapes"), "generator: unknown generator 'ebn'. Did you mean 'ebm'?"),
+        (
+            ("ebm", "--dataset", "shape"),
+            "--dataset: unknown dataset 'shape'. Did you mean 'shapes'",
+        ),
+        (("ebm", "--dataset", "{name: shapes"), "--dataset is no valid YAML"),
+        (("ebm", "--dataset", "shapes", "--set", "nf"), "--set takes KEY=VALUE"),
+        (("ebm", "--dataset", "shapes", "--set", "nf=4", "--set", "nf.x=3"), "has no parts"),
+        (("ebm", "--dataset", "shapes", "--set", "nf=x"), "generator (ebm).nf: "),
+        (("ebm", "--dataset", "shapes", "--set", "name=x"), "the generator is 'ebm'"),
+        (("ebm", "--dataset", "shapes", "--set", "recipe.lrr=1"), "Did you mean 'lr'?"),
+    ],
+)
+def test_what_train_generator_refuses(cli, tmp_path, arguments, message) -> None:
+    assert cli("train-generator", *arguments, "--out", "gen") == 2
+    assert message in cli.err
+    assert not (tmp_path / "gen").exists()
+
+
+# Bad input: status 2, one message, nothing started
+
+
+def arrays(rows: int = 30, classes: int = 3) -> dict[str, np.ndarray]:
+    images = np.random.default_rng(0).integers(0, 256, (rows, 16, 16, 3), np.uint8)
+    labels = np.arange(rows) % classes
+    return {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Broken files of many kinds."""
+    np.savez(tmp_path / "good.npz", **arrays())
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "noise.npz").write_bytes(os.urandom(2000))
+    (tmp_path / "empty.npz").touch()
+    objects = np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "pickled.npz", **{**arrays(), "x_train": objects})
+    for name, width in (("narrow", 4), ("wide", 8)):
+        save_ebm(tmp_path / name, EBM(EBMConfig(nf=width)), {})
+    config = (tmp_path / "wide" / "config.json").read_text()
+    (tmp_path / "narrow" / "config.json").write_text(config)
+    (tmp_path / "corrupt").mkdir()
+    (tmp_path / "corrupt" / "model.safetensors").write_bytes(b"\xff" * 100)
+    torch.save({"a": 1}, tmp_path / "pickled.pth")
+    return tmp_path
+
+
+def npz(name: str, **more: object) -> dict[str, object]:
+    return {"dataset": {"name": "npz", "path": name, **more}}
+
+
+def ebm(path: str) -> dict[str, object]:
+    return {"defenses": [{"name": "puregen_ebm", "ebm": {"path": path}}]}
+
+
+def attack(**parameters: object) -> dict[str, object]:
+    return {"attacks": [{"name": "badnets", **parameters}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attacks": ["badnet"]}, "attacks[0]: unknown attack 'badnet'. Did you mean 'badnets'?"),
+        ({"defenses": ["jpg"]}, "defenses[0]: unknown defense 'jpg'. Did you mean 'jpeg'?"),
+        ({"classifiers": ["resnet"]}, "unknown classifier 'resnet'. Did you mean 'resnet"),
+        ({"dataset": "shape"}, "dataset: unknown dataset 'shape'. Did you mean 'shapes'?"),
+        ({"defences": ["jpeg"]}, "unknown key 'defences'. Did you mean 'defenses'?"),
+        (attack(bugdet=1), "no parameter 'bugdet'. Did you mean 'budget'? Allowed: adv_label"),
+        (attack(size_px="3"), "attacks[0] (badnets).size_px: input should be a valid integer"),
+        (attack(size_px=True), "got True"),
+        (attack(budget=[0.1]), "got [0.1]"),
+        (attack(budget=float("nan")), "attacks[0] (badnets).budget: input should be a finite"),
+        (attack(budget=1.5), "attack 'badnets': budget is a share in (0, 1]; got 1.5"),
+        (attack(budget=1.0), "asks for 60 poisons; there are 54 rows of other classes"),
+        ({"targets": [10]}, "adv_label is 10; the data have the classes 0..9"),
+        ({"targets": None}, "needs a target"),
+        ({"defenses": ["puregen_ebm"]}, "defense 'puregen_ebm' needs 'ebm'"),
+        (npz("absent.npz"), "absent.npz does not exist"),
+        (npz("cut.npz"), "cut.npz cannot be read as an .npz file"),
+        (npz("noise.npz"), "noise.npz cannot be read as an .npz file"),
+        (npz("empty.npz"), "empty.npz cannot be read as an .npz file"),
+        (npz("pickled.npz"), "Object arrays cannot be loaded"),
+        (npz("good.npz", num_classes=5), "dataset 'npz': 2 classes have no row (3, 4)"),
+        (npz("good.npz", num_classes=2), "labels of"),
+        (npz("good.npz", train_per_class=-1), "dataset.train_per_class must be at least 1"),
+        (npz("good.npz", path_=1), "no parameter 'path_'. Did you mean 'path'?"),
+        (ebm("absent"), "'puregen_ebm'.ebm: checkpoint"),
+        (ebm("narrow"), "does not fit the network of nf=8, patch_size=1: tensor 'block1.c1.bias'"),
+        (ebm("corrupt"), "is no safetensors file"),
+        (ebm("pickled.pth"), "is no safetensors file"),
+        ({"resources": {"cpus": 100_000}}, "one trial asks for 100000 CPUs"),
+    ],
+)
+def test_bad_studies(cli, files, changes, message) -> None:
+    assert run(cli, write_study(files, **changes)) == 2
+    assert cli.err.startswith("error: ")
+    assert message in cli.err
+    assert len(cli.err.splitlines()) == 1
+    assert not (files / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"attacks: [", "is no valid YAML: line 1, column 11"),
+        (b"attacks: !!python/object/apply:os.system ['touch harm']", "line 1, column 10"),
+        (b"- 1", "must be a mapping; got list"),
+        (b"\x80", "is no text in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "validate", "plan"])
+def test_bad_study_files(cli, tmp_path, command, content, message) -> None:
+    if content is not None:
+        (tmp_path / "s.yaml").write_bytes(content)
+    assert cli(command, "s.yaml") == 2
+    assert cli.err.startswith("error: study 's.yaml' ")
+    assert message in cli.err
+    assert not (tmp_path / "harm").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "attacks.5.budget=1"], "attacks is a list; it has no item '5'. Allowed: 0..0"),
+        (["--set", "x"], "--set takes KEY=VALUE"),
+        (["--in-process", "--no-tracking", "--out", "tiny.yaml/run"], "is no folder"),
+        (["--in-process", "--no-tracking", "--out", "tiny.yaml"], "is no folder"),
+        (["--store", "tiny.yaml/store"], "cannot be written: Not a directory"),
+        (["--device", "gpu"], "unknown device 'gpu'. Allowed: auto, cpu, cuda"),
+        (["--in-process", "--address", "auto"], "it cannot go with --address"),
+        (["--in-process", "--cpus", "2"], "it cannot go with --cpus"),
+        (["--address", "auto", "--cpus", "2"], "--cpus is for the local Ray"),
+        (["--no-tracking", "--tracking-uri", "http://x"], "contradict each other"),
+        (["--address", "127.0.0.1:1"], "no Ray answers at '127.0.0.1:1'"),
+        (["--address", "nonsense"], "a Ray address is HOST:PORT or 'auto'"),
+        (["--in-process", "--tracking-uri", "http://127.0.0.1:1"], "cannot be reached"),
+        (["--tracking-uri", "http://127.0.0.1:1"], "cannot be reached"),
+        (["--tracking-uri", "htp://x"], "'htp'. Did you mean 'http'? Allowed: sqlite"),
+    ],
+)  # fmt: skip
+def test_bad_options(cli, tmp_path, monkeypatch, options, message) -> None:
+    def started(*arguments: object, **settings: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", started)
+    write_study(tmp_path)
+    assert cli("run", "tiny.yaml", *options) == 2
+    assert cli.err.startswith("error: ")
+    assert message in cli.err
+    assert len(cli.err.splitlines()) == 1
+    assert {p.name for p in tmp_path.iterdir()} <= {"tiny.yaml", "home"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there(cli, tmp_path, device) -> None:
+    assert cli("run", write_study(tmp_path), "--device", device) == 2
+    assert cli.err == (
+        f"error: device '{device}' was asked for, and torch finds no GPU; allowed: 'cpu'.\n"
+    )
+
+
+def test_a_folder_of_another_study(cli, tmp_path) -> None:
+    study = write_study(tmp_path)
+    assert run(cli, study, "--limit", 1) == 0
+    assert run(cli, study, "--set", "attacks.0.size_px=5") == 2
+    assert "holds a run of something else: attacks of the study differ" in cli.err
+
+
+def test_a_damaged_artefact_is_named(cli, tmp_path) -> None:
+    study = write_study(tmp_path)
+    assert run(cli, study, "--limit", 3) == 0
+    [poison] = (tmp_path / "home/store/poison").glob("*/poison.npz")
+    poison.write_bytes(poison.read_bytes()[:-1])
+    assert run(cli, study) == 1
+    assert f"'{poison.parent}' is not what was stored; remove this folder" in cli.out
