@@ -493,7 +493,7 @@ def main() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        cli(standalone_mode=True)
+        cli(prog_name="puregen-bench")
     except UsageError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from tests.tiny import CommandLine, add_distribution, write_study
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    "check-plugin", "demo", "describe", "ls", "plan", "report", "run", "train-generator", "validate",
+    "check-plugin", "demo", "describe", "ls", "plan", "report", "run", "train-generator",
+    "validate",
 )  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def test_plan_says_what_there_is_and_what_is_left(cli, tmp_path) -> None:
 
     assert run(cli, study) == 0
     assert cli("plan", study) == 0
-    assert {s: row[1:] for s, row in numbers(cli.out).items()} == dict.fromkeys(fresh, ["0", "0"])
+    assert {s: row[1:] for s, row in numbers(cli.out).items()} == {s: ["0", "0"] for s in fresh}
     assert cli("plan", study, "--out", "elsewhere") == 0
     assert {s: row[1] for s, row in numbers(cli.out).items()} == {
         "poisons": "0", "clean rows": "0", "poisoned rows": "0", "trials": "6",
@@ -441,8 +443,9 @@ def test_a_folder_of_another_study(cli, tmp_path) -> None:
 
 def test_a_damaged_artefact_is_named(cli, tmp_path) -> None:
     study = write_study(tmp_path)
-    assert run(cli, study, "--limit", 3) == 0
-    [poison] = (tmp_path / "home/store/poison").glob("*/poison.npz")
+    assert run(cli, study, "--limit", 3, "--store", "a") == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    [poison] = (tmp_path / "b" / "poison").glob("*/poison.npz")
     poison.write_bytes(poison.read_bytes()[:-1])
-    assert run(cli, study) == 1
+    assert run(cli, study, "--store", "b") == 1
     assert f"'{poison.parent}' is not what was stored; remove this folder" in cli.out

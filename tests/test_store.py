@@ -276,6 +276,7 @@ def test_a_defense_is_held_to_its_rules(
     tmp_path, monkeypatch, name, rowwise, result, hooks, message
 ) -> None:
     source = DEFENSE.format(rowwise=rowwise, result=result, hooks=hooks)
+    name = f"ruled_{name}"  # no other test's
     add_distribution(tmp_path, "defense", name, source, "It")
     monkeypatch.syspath_prepend(tmp_path)
     shop = workshop(tmp_path)

@@ -135,6 +135,7 @@ class Registry(Generic[T]):
             if package == self.package:
                 earlier = self._entries.get(name)
                 if earlier and earlier.factory.__qualname__ != factory.__qualname__:
+                    del self._entries[name]
                     raise UsageError(
                         f"the file of {self.kind} {name!r} registers "
                         f"{earlier.factory.__qualname__} and {factory.__qualname__}; "

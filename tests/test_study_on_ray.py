@@ -1,0 +1,38 @@
+"""One study, in process and on Ray: the same records."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts import Store
+from harness.cluster.executor import RayExecutor
+from harness.core.records import TrialRecord
+from harness.execution import InProcess
+from harness.run import run_study
+from harness.study import read_study
+from harness.sweeps import path_of
+from harness.workshop import Workshop
+
+
+def records(folder: Path, executor: Any) -> dict[str, TrialRecord]:
+    """Run the smoke study with a store of its own and return its records."""
+    study = read_study(path_of("smoke"))
+    workshop = Workshop(Store(folder / "store"), "cpu")
+    summary = run_study(study, workshop, folder / "run", lambda: nullcontext(executor))
+    assert summary.complete and summary.planned == 6
+    paths = (folder / "run" / "records").glob("*.json")
+    return {path.stem: TrialRecord.read(path) for path in paths}
+
+
+def measured(record: TrialRecord) -> TrialRecord:
+    """A record without what a clock or a machine decides."""
+    return record.with_values(stages={}, environment={})
+
+
+def test_a_study_gives_equal_records_in_process_and_on_ray(local_ray: None, tmp_path: Path) -> None:
+    here = records(tmp_path / "here", InProcess())
+    there = records(tmp_path / "there", RayExecutor())
+    assert here.keys() == there.keys()
+    for spec_id, record in here.items():
+        assert measured(there[spec_id]) == measured(record)
+        assert there[spec_id].environment["threads"] == 1
