@@ -78,7 +78,7 @@ def _study_file(context: click.Context, parameter: click.Parameter, value: Path)
     """Take a bare word for the name of a study that comes with the package."""
     from harness.sweeps import path_of
 
-    bare = value.name == str(value) and not value.suffix and not value.exists()
+    bare = value.name == str(value) and not value.suffix and not value.is_file()
     return path_of(str(value)) if bare else value
 
 
@@ -279,7 +279,7 @@ def execute(
                 running = stack.enter_context(executor())
             yield running, sink
 
-    status = "FAILED"
+    status, numbers = "FAILED", {}
     try:
         summary = run_study(
             study,
@@ -290,6 +290,7 @@ def execute(
             limit=limit,
             progress=Progress(console),
         )
+        numbers = {"trials": summary.planned, "trials_done": summary.done}
         report = _report(folder, console)
         status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:
@@ -299,7 +300,7 @@ def execute(
         return 130
     finally:
         if tracker is not None:
-            tracker.finish({}, status)
+            tracker.finish(numbers, status)
     if tracker is not None:
         for name, link in tracker.links().items():
             console.print(f"{name}: {link}", markup=False)

@@ -142,6 +142,9 @@ def _true_labels(probe: Probe, test: ImageSet) -> bool:
 
 def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
     attack, data = _build(registry, entry, workshop), _data(workshop)
+    target = entry.parameters.get(attack.target_field) if attack.target_field else None
+    open_target = attack.target_field is None or (target is not None and target.required)
+    yield _require(open_target, "its target_field is None or a parameter without a default")
     attack.check(data.train, data.test)
     rng = stream(0, "attack")
     poisoned: PoisonedSet = _untouched(attack.poison, data, data.train, data.test, rng)

@@ -16,8 +16,9 @@ from rich.table import Table
 from harness.artifacts import LABEL
 from harness.core.data import ImageSet
 from harness.core.device import pick_device, use_threads
+from harness.core.errors import UsageError
 from harness.core.params import ComponentSpec, construct
-from harness.core.protocols import CLASSIFIERS
+from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, digest
 from harness.labels import names_of
@@ -55,16 +56,25 @@ def _history(workshop: Workshop) -> dict[str, list[float]]:
         try:
             label = json.loads(path.read_text())
             found[_bucket(label["key"])].append(float(label["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
             continue  # an estimate can do without; whoever needs the artefact is told
     return found
 
 
 def _bucket(key: dict[str, Any]) -> str:
-    """Group artefacts that should cost alike: a component's key without its seed and data."""
+    """Group artefacts that should cost alike: a component's key without seed, data and target."""
     part = key.get("attack") or key.get("defense") or key.get("model") or {}
-    kept = {k: v for k, v in part.items() if k not in ("seed", "adv_label")}
+    target = ATTACKS.get(part["name"]).factory.target_field if "attack" in key else None
+    kept = {k: v for k, v in part.items() if k not in ("seed", target)}
     return f"{key['kind']} {digest(kept)}"
+
+
+def _bucket_of(unit: Unit, workshop: Workshop) -> str:
+    if unit.key is not None:
+        return _bucket(unit.key)
+    defense = ComponentSpec.from_json(unit.payload["defense"])
+    identity = workshop.component_identity(DEFENSES.get(defense.name), defense)
+    return _bucket({"kind": "purified", "defense": identity})
 
 
 def overview(plan: Plan, study: StudySpec) -> Table:
@@ -99,23 +109,23 @@ def estimate(plan: Plan, study: StudySpec, workshop: Workshop, run: Path) -> Tab
         needed = plan.of_stage(stage, {t.spec_id for t in trials})
         left = [u for u in needed if not u.there(workshop)]
         if number:
-            table.add_row(stage, str(number), str(len(left)), *_priced(left, history))
+            known = [history.get(_bucket_of(u, workshop)) for u in left]
+            table.add_row(stage, str(number), str(len(left)), *_priced(known))
     seconds = _all_trainings(trials, study, workshop)
     source = f"{BATCHES} batches timed here, {study.resources.cpus} thread(s)"
-    known = (f"{seconds / 60:.1f}", source) if trials else ("0", "")
-    table.add_row("trials", str(len(plan.trials)), str(len(trials)), *known)
+    priced = (f"{seconds / 60:.1f}", source) if trials else ("0", "")
+    table.add_row("trials", str(len(plan.trials)), str(len(trials)), *priced)
     return table
 
 
-def _priced(left: list[Unit], history: dict[str, list[float]]) -> tuple[str, str]:
-    """Return the minutes that some units may take, and how that is known."""
-    if not left:
+def _priced(known: list[list[float] | None]) -> tuple[str, str]:
+    """Return the minutes that units may take, given the seconds of others like each of them."""
+    if not known:
         return "0", ""
-    known = [history.get(_bucket(u.key)) for u in left if u.key]
     priced = [statistics.median(k) for k in known if k]
     if not priced:
         return "?", "nothing like it made yet"
-    least = "" if len(priced) == len(left) else "≥ "
+    least = "" if len(priced) == len(known) else "≥ "
     return f"{least}{sum(priced) / 60:.1f}", "earlier ones in the store"
 
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
+from harness.core.errors import UsageError
 from harness.core.records import TrialRecord
 from tests.test_run import EXPLODES
 from tests.tiny import CommandLine, add_distribution, write_study
@@ -183,7 +186,7 @@ def test_plan_says_what_there_is_and_what_is_left(cli, tmp_path) -> None:
     assert cli("plan", study, "--set", "targets=[0, 2]") == 0  # priced by its like
     left = numbers(cli.out)
     assert (left["poisons"][1], left["poisoned rows"][1]) == ("1", "1")
-    assert left["poisons"][2] != "?"
+    assert "?" not in (left["poisons"][2], left["poisoned rows"][2])
 
 
 def test_a_limited_run_is_partial(cli, tmp_path) -> None:
@@ -222,16 +225,82 @@ def test_a_study_of_the_package_by_its_name(cli) -> None:
     assert cli.out.endswith("smoke.yaml: valid, 6 trials.\n")
 
 
-def test_the_smoke_study_in_a_process_of_its_own(tmp_path) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PUREGEN_BENCH_HOME": str(tmp_path)}
-    start = [sys.executable, "-m", "harness", "run", "smoke", "--in-process", "--no-tracking"]
-    done = subprocess.run(
-        [*start, "--out", str(tmp_path / "run")],
-        capture_output=True, text=True, check=False, env=env, cwd=CHECKOUT,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(list((tmp_path / "run" / "records").iterdir())) == 6
-    assert (tmp_path / "store").is_dir()
+def test_the_smoke_study(cli, tmp_path) -> None:
+    assert run(cli, "smoke") == 0
+    assert "networks: ebm on shapes" in cli.out
+    assert len(list((tmp_path / "runs/smoke/records").iterdir())) == 6
+    assert (tmp_path / "home/store").is_dir()
+
+
+# What is told to a tracker, and when
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens to a tracker and to Ray, in order; neither is there."""
+    events: list[str] = []
+
+    class Tracker:
+        def __init__(self, uri: str | None, study: str, folder: Path) -> None:
+            events.append(f"new {uri} {study} {folder.name}")
+
+        def start(self, study: object) -> None:
+            events.append("start")
+
+        def sync(self, folder: Path) -> None:
+            events.append("sync")
+
+        def log(self, record: TrialRecord, samples: Path | None) -> None:
+            events.append(f"log {record.status} {samples is not None and samples.is_file()}")
+
+        def finish(self, numbers: dict[str, float], status: str) -> None:
+            events.append(f"finish {status} {numbers}")
+
+        def links(self) -> dict[str, str]:
+            return {"store": "somewhere"}
+
+    @contextmanager
+    def session(address: str | None, cpus: int | None) -> Iterator[None]:
+        events.append(f"Ray at {address}")
+        raise UsageError("no Ray today")
+        yield
+
+    monkeypatch.setattr("harness.tracking.Tracker", Tracker)
+    monkeypatch.setattr("harness.cluster.session.session", session)
+    return events
+
+
+def test_a_tracker_is_told_of_every_trial(cli, told, tmp_path) -> None:
+    study = write_study(tmp_path)
+    assert cli("run", study, "--in-process", "--tracking-uri", "sqlite:///x") == 0
+    opened = ["new sqlite:///x tiny tiny", "start", "sync"]
+    closed = "finish FINISHED {'trials': 4, 'trials_done': 4}"
+    assert told == [*opened, *["log ok True"] * 4, closed]
+    assert "store: somewhere" in cli.out
+    told.clear()
+    assert cli("run", study, "--in-process") == 0  # nothing to run; it may have missed something
+    assert told == ["new None tiny tiny", "start", "sync", closed]
+
+
+def test_a_tracker_is_told_of_an_interruption(cli, told, tmp_path, monkeypatch) -> None:
+    source = EXPLODES.replace("RuntimeError", "KeyboardInterrupt")
+    add_distribution(tmp_path, "attack", "interrupts_too", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = write_study(tmp_path, attacks=["interrupts_too"], targets=[1])
+    assert cli("run", study, "--in-process") == 130
+    assert told[-1] == "finish KILLED {}"
+
+
+def test_a_tracker_comes_before_a_ray_of_our_own_and_after_that_of_others(
+    cli, told, tmp_path
+) -> None:
+    study = write_study(tmp_path)
+    assert cli("run", study) == 2
+    assert told == ["new None tiny tiny", "start", "sync", "Ray at None", "finish FAILED {}"]
+    told.clear()
+    assert cli("run", study, "--address", "auto") == 2
+    assert told == ["Ray at auto"]
+    assert not (tmp_path / "runs").exists()
 
 
 # Generators

@@ -185,7 +185,7 @@ def test_a_broken_defense_breaks_the_right_rule(tmp_path, monkeypatch, name, lin
 
 def test_a_violation_names_the_component(tmp_path, monkeypatch) -> None:
     outside(tmp_path, monkeypatch, "defense", "lazy", DEFENSE, BREAK="images = train.images")
-    with pytest.raises(Violation, match="^defense 'lazy' violated: it does something"):
+    with pytest.raises(Violation, match=r"^defense 'lazy' violated: it does something"):
         list(check_component("defense", "lazy"))
 
 

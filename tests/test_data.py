@@ -142,3 +142,8 @@ def test_what_a_poisoned_set_refuses(ids, probes, message) -> None:
     probe = Probe("x1", image_set(3, first_id=500), np.array([1, 2, 0]))
     with pytest.raises(DataError, match=message):
         PoisonedSet(image_set(), np.array(ids), (probe,) * probes, "triggered")
+
+
+def test_a_goal_that_there_is_not() -> None:
+    with pytest.raises(DataError, match="goal must be one of none, triggered, targeted, availab"):
+        PoisonedSet(image_set(), np.array([100]), (), "chaos")

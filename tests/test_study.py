@@ -1,5 +1,6 @@
 """Study files: what they expand to, what the command line changes, what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from harness.core.errors import UsageError
 from harness.core.spec import Seeds, digest
 from harness.labels import judged_labels, labels_of, names_of
 from harness.study import StudySpec, expand, read_study
-from harness.sweeps import names, path_of
+from harness.sweeps import names, path_of, trained_as
 from tests.tiny import EBM, STUDY, component, write_study
 
 
@@ -327,3 +328,13 @@ def test_studies_of_the_package_are_valid(name) -> None:
     study = read_study(path_of(name))
     assert study.title
     assert trials_of(study)
+
+
+def test_the_demo_can_train_its_generator() -> None:
+    loaded, trained = (
+        read_study(path_of("demo"), overrides)
+        for overrides in ([], [f"defenses.0.ebm={json.dumps(trained_as('shapes_ebm'))}"])
+    )
+    assert set(loaded.defenses[1].params["ebm"]) == {"path"}
+    assert trained.defenses[1].params["ebm"]["name"] == "ebm"
+    assert trained.defenses[2:] == loaded.defenses[2:]

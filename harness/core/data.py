@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,5 +191,7 @@ class PoisonedSet:
         names = [probe.name for probe in self.probes]
         if len(set(names)) != len(names):
             raise DataError(f"probes need names of their own; got {', '.join(names)}.")
+        if self.goal not in get_args(Goal):
+            raise DataError(f"goal must be one of {', '.join(get_args(Goal))}; got {self.goal!r}.")
         if self.goal in ("triggered", "targeted") and not self.probes:
             raise DataError(f"a {self.goal} attack needs at least one probe.")
