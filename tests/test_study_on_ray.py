@@ -18,7 +18,7 @@ def records(folder: Path, executor: Any) -> dict[str, TrialRecord]:
     """Run the smoke study with a store of its own and return its records."""
     study = read_study(path_of("smoke"))
     workshop = Workshop(Store(folder / "store"), "cpu")
-    summary = run_study(study, workshop, folder / "run", lambda: nullcontext(executor))
+    summary = run_study(study, workshop, folder / "run", lambda _: nullcontext((executor, None)))
     assert summary.complete and summary.planned == 6
     paths = (folder / "run" / "records").glob("*.json")
     return {path.stem: TrialRecord.read(path) for path in paths}
