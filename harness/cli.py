@@ -22,7 +22,7 @@ from harness.core.errors import UsageError, nearest
 EXAMPLES = """
 \b
 Examples:
-  puregen-bench demo                          a study in two minutes, nothing to download
+  puregen-bench demo                          a study in three minutes, nothing to download
   puregen-bench ls attacks                    what there is
   puregen-bench describe attack narcissus     its parameters
   puregen-bench plan sweeps/narcissus_cpu.yaml
@@ -337,7 +337,7 @@ def _report(folder: Path, console: Console) -> Any:
 @_store
 @click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
 def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracking: bool) -> None:
-    """Show the whole line in two minutes: a clean-label backdoor, and purification against it.
+    """Show the whole line in three minutes: a clean-label backdoor, and purification against it.
 
     Narcissus against PureGen-EBM and JPEG on the embedded data set ``shapes``; nothing is
     downloaded. The energy network comes with the package together with its recipe; --train trains
