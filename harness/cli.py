@@ -102,6 +102,9 @@ _device = click.option(
     "--device", default="auto", callback=_device_name, help="auto, cpu or cuda[:i].",
     show_default=True,
 )  # fmt: skip
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
+)
 _limit = click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
 )
@@ -140,9 +143,7 @@ def _gpus() -> int:
 @_store
 @_device
 @_limit
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
-)
+@_out
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
 @click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
@@ -382,9 +383,7 @@ def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device
 @_store
 @_device
 @_limit
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
-)
+@_out
 def plan(
     study: Path,
     overrides: tuple[str, ...],

@@ -21,7 +21,6 @@ from harness.plan import Plan, make_plan
 from harness.progress import Progress
 from harness.run_folder import check_run, describe_run, open_run
 from harness.study import StudySpec
-from harness.units import Unit
 from harness.work import do_trial, make_unit, record_path, samples_path
 from harness.workshop import Workshop
 
@@ -165,7 +164,7 @@ class _Work:
         """Make what trials need and return, by id, why some cannot run."""
         doomed: dict[str, str] = {}
         common = {"store": str(self.workshop.store.root), "device": self.workshop.device}
-        units = [u for u in self.plan.units if u.trials & wanted and not self._there(u)]
+        units = [u for u in self.plan.units if u.trials & wanted and not u.there(self.workshop)]
         self.progress.start("artefacts", len(units))
         for _, wave in itertools.groupby(units, key=lambda u: u.wave):
             ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
@@ -180,9 +179,6 @@ class _Work:
                 for spec_id in unit.trials & wanted:
                     doomed.setdefault(spec_id, f"{unit.label}: {done.error}")
         return doomed
-
-    def _there(self, unit: Unit) -> bool:
-        return unit.key is not None and self.workshop.store.has(unit.key)
 
     def _payload(self, trial: TrialSpec) -> dict[str, Json]:
         return {
