@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from harness.core.errors import DataError
 from harness.core.params import ComponentSpec, is_trained, references
 from harness.core.protocols import ATTACKS, DEFENSES
 from harness.core.registry import Registry
@@ -42,7 +43,7 @@ class Unit:
     trials: frozenset[str]
 
     def there(self, workshop: Workshop) -> bool:
-        """Whether the store has it."""
+        """Whether the store has it; whoever then makes it says what is wrong with its parts."""
         if self.key is not None:
             return workshop.store.has(self.key)
         data, attack, defense = (
@@ -53,7 +54,10 @@ class Unit:
             workshop.poison_key(clean, attack, seed)
         ):
             return False
-        poisoned, _ = workshop.poisoned(clean, attack, seed)
+        try:
+            poisoned, _ = workshop.poisoned(clean, attack, seed)
+        except DataError:
+            return False
         return workshop.has_purified(clean, poisoned.train, defense, self.payload["seed"])
 
 

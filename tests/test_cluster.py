@@ -70,7 +70,9 @@ def test_a_trial_that_fails_takes_no_other_with_it(
     executor: RayExecutor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     check_troubles(list(executor.trials(misbehave, troubles(tmp_path), ONE)))
-    assert capfd.readouterr() == ("", "")  # progress is the command line's to show
+    out, err = capfd.readouterr()
+    # Progress is the command line's to show; Ray itself tells of processes that died, at leisure.
+    assert [line for line in (out + err).splitlines() if "(raylet)" not in line] == []
 
 
 def test_nothing_to_do(executor: RayExecutor) -> None:
