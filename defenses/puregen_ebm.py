@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from defenses._purify import check_energy_takes, purify_images
 from generative.ebm import EBM, FoldedEnergy
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
-from generative.noise import row_noise
 from harness.core.data import ImageSet
 from harness.core.device import Precision, pick_dtype
 from harness.core.errors import DataError
-from harness.core.pixels import to_bytes
 from harness.core.protocols import DEFENSES, TrainingHook
 from harness.core.seeds import subseed
 
@@ -48,15 +48,11 @@ def purify_rows(
     Returns:
         uint8 (N, 3, H, W), rounded and clamped, never wrapped around.
     """
-    purified = np.empty_like(images)
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        x = torch.tensor(images[part]).to(device).float().div_(127.5).sub_(1)
-        _, channels, height, width = images.shape
-        noise = row_noise(seed, ids[part], (channels, height, width), device)
-        x = langevin(x, steps, energy, noise, temperature=temperature, step_size=step_size)
-        purified[part] = to_bytes(x.add(1).div(2))
-    return purified
+
+    def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
+        return langevin(x, steps, energy, noise, temperature=temperature, step_size=step_size)
+
+    return purify_images(images, ids, purify, seed, batch_size=batch_size, device=device)
 
 
 @DEFENSES.register(paper="arXiv:2405.18627, arXiv:2405.19376")
@@ -104,12 +100,7 @@ class PuregenEbm:
 
     def check(self, train: ImageSet) -> None:
         """Check that the network can take these images."""
-        channels, height, width = train.image_shape
-        if channels != 3 or height % 4 or width % 4:
-            raise DataError(
-                "the energy network takes 3 channels and sides divisible by 4; "
-                f"images are {train.image_shape}."
-            )
+        check_energy_takes(train)
 
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
         """Return the same rows with purified pixels."""

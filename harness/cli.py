@@ -28,6 +28,7 @@ Examples:
   puregen-bench plan sweeps/narcissus_cpu.yaml
   puregen-bench run sweeps/narcissus_cpu.yaml --set vars.cifar=data/cifar.npz
   puregen-bench report runs/narcissus_cpu
+  puregen-bench purify photos/ clean/ --defense '{name: puregen_ebm, ebm: {path: weights}}'
 """
 
 
@@ -183,7 +184,7 @@ def run(
             folder,
             _workshop(store, device),
             limit=limit,
-            executor=_executor(in_process, address, cpus, checked, device),
+            executor=_executor(in_process, address, cpus, checked.resources, device),
             joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
             tracking=None if no_tracking else (tracking_uri or ""),
         )
@@ -196,22 +197,22 @@ def _show_overrides(lines: tuple[str, ...]) -> None:
 
 
 def _executor(
-    in_process: bool, address: str | None, cpus: int | None, study: Any, device: str
+    in_process: bool, address: str | None, cpus: int | None, resources: Any, device: str
 ) -> Callable[[], AbstractContextManager[Any]]:
     if in_process:
         if address or cpus:
             given = "--address" if address else "--cpus"
             raise UsageError(f"--in-process uses no Ray; it cannot go with {given}.")
         there = os.cpu_count() or 1
-        if study.resources.cpus > there:
+        if resources.cpus > there:
             raise UsageError(
-                f"one trial asks for {study.resources.cpus} CPUs (resources in the study); "
+                f"one trial asks for {resources.cpus} CPUs (resources in the study); "
                 f"this machine has {there}."
             )
         from harness.execution import InProcess
 
         return lambda: nullcontext(InProcess())
-    if device.startswith("cuda") and (":" in device or not study.resources.gpus):
+    if device.startswith("cuda") and (":" in device or not resources.gpus):
         raise UsageError(
             f"--device {device} on Ray: give --device cuda and --set resources.gpus=1 (or a part "
             "of 1), so that Ray gives each trial its GPU; or --in-process."
@@ -225,7 +226,7 @@ def _executor(
         from harness.cluster.session import require, session
 
         with session(address, cpus):
-            require(study.resources)
+            require(resources)
             yield RayExecutor()
 
     return on_ray
@@ -355,7 +356,7 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
             out.expanduser().resolve(),
             _workshop(store, "cpu"),
             limit=None,
-            executor=_executor(in_process, None, None, study, "cpu"),
+            executor=_executor(in_process, None, None, study.resources, "cpu"),
             tracking=None if no_tracking else "",
         )
     )
@@ -474,6 +475,67 @@ def train_generator(
     from harness.generator_training import train
 
     train(kind, dataset, out, overrides, seed, threads, device, _console())
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--defense", required=True,
+    help="Name, or YAML mapping: '{name: puregen_ebm, ebm: {path: weights}}'.",
+)  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="steps=150")
+@click.option("--column", help="Which array (.npz) or column (.parquet) holds the images.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--in-process", is_flag=True, help="Without Ray, in this process.")
+@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@_store
+@_device
+def purify(
+    source: Path,
+    out: Path,
+    defense: str,
+    overrides: tuple[str, ...],
+    column: str | None,
+    seed: int,
+    in_process: bool,
+    address: str | None,
+    cpus: int | None,
+    store: Path | None,
+    device: str,
+) -> None:
+    """Purify your own images: a folder of files, an .npz or a .parquet file, of any size.
+
+    Names, labels and everything else are kept; images become PNG. A manifest says what was changed,
+    by how much, with which weights. The same command goes on where an earlier one was stopped.
+    """
+    from harness.progress import Progress
+    from harness.purify.job import Job, run_job
+    from harness.purify.words import read_defense, summary
+    from harness.study import Resources
+
+    job = Job(
+        source.expanduser().resolve(),
+        out.expanduser().resolve(),
+        read_defense(defense, overrides),
+        seed,
+        column,
+    )
+    console = _console()
+    services = _executor(in_process, address, cpus, Resources(), device)
+    try:
+        done = run_job(job, _workshop(store, device), services, Progress(console))
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on.")
+        sys.exit(130)
+    if isinstance(done, list):
+        for error in done[:5]:
+            console.print(f"failed: {error}", markup=False)
+        console.print(f"{len(done)} chunks failed; the same command tries them again.")
+        sys.exit(1)
+    for line in summary(job, done):
+        console.print(line, markup=False)
 
 
 @cli.command(name="check-plugin")

@@ -25,7 +25,7 @@ from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
 from harness.core.params import check_offers, complete
-from harness.core.protocols import DATASETS
+from harness.core.protocols import CLASSIFIERS, DATASETS, Oracle
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
 from harness.poisons import changed_rows
@@ -72,6 +72,7 @@ def check_behaviour(kind: str, name: str) -> Iterator[str]:
         "classifier": _classifier,
         "dataset": _dataset,
         "generator": _generator,
+        "scenario": _scenario,
     }
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Store(Path(folder)), "cpu")
@@ -177,6 +178,9 @@ def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> I
 def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
     defense, data = _build(registry, entry, workshop), _data(workshop)
     train = data.train
+    if isinstance(defense, Oracle):
+        defense = defense.told(train.ids[::10])
+        yield "it is an oracle, and told of the poisoned rows"
     defense.check(train)
     purified: ImageSet = _untouched(defense.purify, data, train, stream(0, "defense"))
     yield "its input is untouched"
@@ -250,3 +254,24 @@ def _generator(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -
         getattr(entry.factory.produces, "resource_kind", "") == "generator",
         "what it produces can be a parameter",
     )
+
+
+def _scenario(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+    scenario, data = _build(registry, entry, workshop), _data(workshop)
+    raw = {"name": "hlb_xs", "widths": [8, 8, 8], "recipe": {"epochs": 2, "batch_size": 32}}
+    classifier = workshop.component(CLASSIFIERS, complete(CLASSIFIERS, raw, "example"))
+    start = None
+    if scenario.pretrained:
+        start = workshop.resource("classifier", {**raw, "dataset": DATA, "seed": 0})
+        before = {k: t.clone() for k, t in start.model.state_dict().items()}
+    trained = [
+        _untouched(scenario.train, data, classifier, start, data.train, stream(0, "train"))
+        for _ in range(2)
+    ]
+    logits = [p.logits(data.test.images) for p in trained]
+    yield _require(np.array_equal(*logits), "the same seed, the same victim")
+    yield _require(logits[0].shape == (len(data.test), 10), "it predicts the classes of the data")
+    if start is not None:
+        after = start.model.state_dict()
+        same = all(torch.equal(before[k], after[k]) for k in before)
+        yield _require(same, "the weights it starts from are untouched")

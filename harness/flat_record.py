@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.records import TrialRecord
 
-COMPONENTS = ("dataset", "attack", "defense", "classifier")
+COMPONENTS = ("dataset", "scenario", "attack", "defense", "classifier")
 
 
 def run_name(record: TrialRecord) -> str:
@@ -30,7 +30,6 @@ def params_of(record: TrialRecord) -> dict[str, str]:
     for role in COMPONENTS:
         params[role] = spec[role]["name"]
         params |= {f"{role}.{k}": v for k, v in spec[role].items() if k != "name"}
-    params["scenario"] = spec["scenario"]
     params["target"] = spec["target"]
     params |= {f"seed.{k}": v for k, v in spec["seeds"].items()}
     return {name: _short(value) for name, value in params.items() if value is not None}

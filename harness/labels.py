@@ -25,12 +25,21 @@ def labels_of(group: Sequence[ComponentSpec]) -> dict[str, str]:
 
 def _label(spec: ComponentSpec, namesakes: Sequence[ComponentSpec]) -> str:
     differing = _differing(spec.params, [s.params for s in namesakes])
+    parts = spec.params.get("parts") or []
+    made_of = [str(part["name"]) for part in parts] if _same_components(parts, []) else []
+    if made_of:  # a chain is known by what it is made of
+        differing.pop("parts", None)
+        return _with(" + ".join(made_of), differing)
+    return _with(spec.name, differing)
+
+
+def _with(name: str, differing: Mapping[str, Json]) -> str:
     ends = Counter(key.rpartition(".")[2] for key in differing)
     parts = []
     for key, value in differing.items():
         end = key.rpartition(".")[2]
         parts.append(f"{end if ends[end] == 1 else key}={_brief(value)}")
-    return " ".join([spec.name, *parts])
+    return " ".join([name, *parts])
 
 
 def _differing(own: Mapping[str, Json], others: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
@@ -40,6 +49,11 @@ def _differing(own: Mapping[str, Json], others: Sequence[Mapping[str, Json]]) ->
         theirs = [other.get(key) for other in others]
         if all(other == value for other in theirs):
             continue
+        if _same_components(value, theirs):  # lists, then, of equal length
+            for index, part in enumerate(value):
+                inner = _differing(part, [other[index] for other in theirs if other])
+                found |= {f"{key}[{index}].{name}": v for name, v in inner.items()}
+            continue
         mappings = [other for other in theirs if isinstance(other, Mapping)]
         if isinstance(value, Mapping) and _alike(mappings) and len(mappings) == len(theirs):
             inner = _differing(value, mappings)
@@ -47,6 +61,17 @@ def _differing(own: Mapping[str, Json], others: Sequence[Mapping[str, Json]]) ->
         else:
             found[key] = value
     return found
+
+
+def _same_components(value: Json, others: Sequence[Json]) -> bool:
+    """Whether all are lists of components with the same names, one by one."""
+
+    def names(items: Json) -> list[Json] | None:
+        listed = isinstance(items, list) and items and all(isinstance(i, Mapping) for i in items)
+        return [item.get("name") for item in items] if listed else None
+
+    own = names(value)
+    return own is not None and all(names(other) == own for other in others)
 
 
 def _alike(mappings: Sequence[Mapping[str, Json]]) -> bool:
@@ -86,6 +111,7 @@ def names_of(trial: TrialSpec, labels: Mapping[str, str]) -> dict[str, str]:
         "attack": attack_label(trial.attack, labels),
         "defense": label_of(trial.defense, labels),
         "classifier": label_of(trial.classifier, labels),
+        "scenario": label_of(trial.scenario, labels),
     }
 
 

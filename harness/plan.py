@@ -59,6 +59,7 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
             defense = workshop.component(DEFENSES, trial.defense, check=True)
             _named(f"defense {trial.defense.name!r}", defense.check, data.train)
         if once(trial.dataset, trial.classifier):
+            _check_weights(CLASSIFIERS, trial.classifier, workshop)
             _check_classifier(trial.classifier, data)
 
 
@@ -71,10 +72,13 @@ def _named(what: str, check: Any, *data: Any) -> None:
 
 def _check_weights(registry: Registry[Any], spec: ComponentSpec, workshop: Workshop) -> None:
     """Read weights and data that a component refers to, so that a bad file is found now."""
-    for name, (kind, reference) in references(registry.get(spec.name), spec).items():
-        where = f"{registry.kind} {spec.name!r}.{name}"
-        check = workshop.check_trained if is_trained(reference) else workshop.resource
-        _named(where, check, kind, reference)
+    for reference in references(registry.get(spec.name), spec):
+        where = f"{registry.kind} {spec.name!r}.{reference.parameter}"
+        if reference.kind == "defense":
+            _check_weights(DEFENSES, ComponentSpec.from_json(reference.raw), workshop)
+            continue
+        check = workshop.check_trained if is_trained(reference.raw) else workshop.resource
+        _named(where, check, reference.kind, reference.raw)
 
 
 def _check_classifier(spec: ComponentSpec, data: Dataset) -> None:

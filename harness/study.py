@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UnknownComponent, UsageError, nearest
-from harness.core.params import ComponentSpec, absent, complete, complete_dataset
-from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
+from harness.core.params import (
+    ComponentSpec,
+    absent,
+    complete,
+    complete_classifier,
+    complete_dataset,
+)
+from harness.core.protocols import ATTACKS, DEFENSES, SCENARIOS
 from harness.core.registry import Registry
 from harness.core.spec import Seeds, TrialSpec, digest
 from harness.core.values import Json
@@ -21,13 +27,12 @@ from harness.core.yaml_text import read_yaml
 from harness.labels import labels_of
 from harness.overrides import set_value, substitute
 
-SCENARIOS = ("from_scratch",)
 KEYS = {
     "name": "short name; the folder of the run",
     "title": "one line on what the study is for",
     "vars": "values that ${name} stands for elsewhere in the file",
     "dataset": "a dataset, or a list of them",
-    "scenario": "from_scratch",
+    "scenario": "how victims are trained: from_scratch (default), linear_transfer, fine_tune",
     "attacks": "an attack, or a list of them",
     "defenses": "a defense, or a list of them",
     "classifiers": "a classifier, or a list of them",
@@ -60,7 +65,7 @@ class StudySpec:
     name: str
     title: str
     datasets: tuple[ComponentSpec, ...]
-    scenario: str
+    scenario: ComponentSpec
     attacks: tuple[ComponentSpec, ...]
     defenses: tuple[ComponentSpec, ...]
     classifiers: tuple[ComponentSpec, ...]
@@ -112,12 +117,6 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
     for key in ("dataset", "attacks", "defenses", "classifiers"):
         if not raw.get(key):
             raise UsageError(f"the study needs {key!r}: {KEYS[key]}.")
-    scenario = raw.get("scenario", "from_scratch")
-    if scenario not in SCENARIOS:
-        raise UsageError(
-            f"unknown scenario {scenario!r}.{nearest(str(scenario), SCENARIOS)} "
-            f"Allowed: {', '.join(SCENARIOS)}."
-        )
     name = raw.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
@@ -136,10 +135,10 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         name=name,
         title=title,
         datasets=_each(raw, "dataset", lambda item, where: complete_dataset(item, where, base)),
-        scenario=scenario,
+        scenario=complete(SCENARIOS, raw.get("scenario", "from_scratch"), "scenario", base),
         attacks=attacks,
         defenses=defenses,
-        classifiers=_components(CLASSIFIERS, raw, "classifiers", base),
+        classifiers=_each(raw, "classifiers", lambda i, w: complete_classifier(i, w, base)),
         targets=_targets(raw.get("targets")),
         seeds=_seeds(raw.get("seeds", [0])),
         resources=_resources(raw.get("resources", {})),
@@ -150,9 +149,25 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         json.dumps(raw, allow_nan=False)
     except ValueError:
         raise UsageError("the study holds a number that is not finite.") from None
-    for group in (study.datasets, study.attacks, study.defenses, study.classifiers):
+    _check_start(study)
+    for group in (
+        study.datasets, study.attacks, study.defenses, study.classifiers, (study.scenario,),
+    ):  # fmt: skip
         study.labels.update(labels_of(group))
     return study
+
+
+def _check_start(study: StudySpec) -> None:
+    """Check that victims name the weights they start from where, and only where, they need some."""
+    wanted = SCENARIOS.get(study.scenario.name).factory.pretrained
+    for index, classifier in enumerate(study.classifiers):
+        given = "pretrained" in classifier.params
+        if given != wanted:
+            verb = "needs" if wanted else "takes no"
+            raise UsageError(
+                f"classifiers[{index}] ({classifier.name}): scenario {study.scenario.name!r} "
+                f"{verb} 'pretrained', the weights that the victim starts from."
+            )
 
 
 def _flag(raw: Mapping[str, Json], key: str, *, default: bool) -> bool:

@@ -52,6 +52,15 @@ class Predictor:
 
     def logits(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
         """Return logits, float32 (N, num_classes), of uint8 images (N, C, H, W)."""
+        return self._map(self.model, images, batch_size)
+
+    def features(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
+        """Return what the network's head reads, float32 (N, D), of uint8 images (N, C, H, W)."""
+        return self._map(lambda x: self.model.features(x), images, batch_size)  # type: ignore[operator]
+
+    def _map(
+        self, network: Callable[[Tensor], Tensor], images: NDArray[np.uint8], batch_size: int
+    ) -> NDArray[np.float32]:
         device = next(self.model.parameters()).device
         self.model.eval()
         parts = []
@@ -60,7 +69,7 @@ class Predictor:
                 x = torch.tensor(images[start : start + batch_size]).to(device).float().div_(255)
                 x = x.contiguous(memory_format=torch.channels_last)
                 with _autocast(device, self.dtype):
-                    parts.append(self.model(x).float().cpu().numpy())
+                    parts.append(network(x).float().cpu().numpy())
         return np.concatenate(parts)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -94,6 +103,7 @@ def fit(
     hooks: Sequence[TrainingHook] = (),
     device: torch.device | str = "cpu",
     trainable: Sequence[nn.Parameter] | None = None,
+    frozen_statistics: bool = False,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> Predictor:
     """Train a network in place and return it as a predictor.
@@ -106,6 +116,7 @@ def fit(
         hooks: A defense's part; see :class:`TrainingHook`.
         device: Where to train.
         trainable: Parameters to update; all of the model's unless given.
+        frozen_statistics: Train in evaluation mode: batch normalisation keeps its statistics.
         on_epoch: Called after each epoch.
 
     Raises:
@@ -115,13 +126,10 @@ def fit(
         raise DataError("the training set is empty; there is nothing to train on.")
     device = torch.device(device)
     dtype = pick_dtype(recipe.precision, device)
-    model = channels_last(model.to(device)).train()
+    model = channels_last(model.to(device))
     images, labels = torch.tensor(train.images).to(device), torch.tensor(train.labels).to(device)
     parameters = list(model.parameters() if trainable is None else trainable)
-    sgd = torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0, foreach=True,
-    )  # fmt: skip
+    optimizer = make_optimizer(parameters, recipe)
     seed = subseed(rng)
     for epoch in range(recipe.epochs):
         rows = np.arange(len(train), dtype=np.int64)
@@ -131,7 +139,7 @@ def fit(
             rows = np.intersect1d(rows, chosen)
         if not len(rows):
             raise DataError(f"the defense left no row to train on in epoch {epoch}.")
-        model.train()
+        model.train(not frozen_statistics)
         order = stream(seed, "order", epoch).permutation(rows)
         noise = stream(seed, "augment", epoch)
         total = torch.zeros((), device=device)
@@ -142,13 +150,13 @@ def fit(
             batches.pop()  # batch normalisation has no variance over one row
         for index, batch in enumerate(batches):
             progress = (epoch + (index + 1) / len(batches)) / recipe.epochs
-            for group in sgd.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(min(progress, 1.0), epoch)
             where = torch.from_numpy(batch).to(device)
             x = images[where].float().div_(255)
             for hook in hooks:
                 x = hook.on_batch(x, batch, noise)
-            loss = _step(model, augment(x, recipe, noise), labels[where], recipe, sgd, dtype)
+            loss = _step(model, augment(x, recipe, noise), labels[where], recipe, optimizer, dtype)
             total += loss * len(batch)
         mean = float(total) / sum(map(len, batches))
         if not np.isfinite(mean):
@@ -158,6 +166,19 @@ def fit(
         if on_epoch:
             on_epoch(Epoch(epoch, mean, len(rows)), model)
     return Predictor(model.eval(), dtype)
+
+
+def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of these parameters."""
+    if recipe.optimizer == "adam":
+        betas = (recipe.momentum, 0.999)
+        return torch.optim.Adam(
+            parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, foreach=True
+        )
+    return torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, foreach=True,
+    )  # fmt: skip
 
 
 def augment(x: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
@@ -173,13 +194,13 @@ def _step(
     x: Tensor,
     y: Tensor,
     recipe: Recipe,
-    sgd: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     dtype: torch.dtype,
 ) -> Tensor:
     with _autocast(x.device, dtype):
         logits = model(x)
     loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-    sgd.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    sgd.step()
+    optimizer.step()
     return loss.detach()

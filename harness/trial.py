@@ -16,13 +16,13 @@ from harness.artifacts import Made
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.params import construct
-from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, TrainingHook
+from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, SCENARIOS, TrainingHook
 from harness.core.records import Outcome, Stage, TrialRecord
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, attack_id
 from harness.environment import environment
 from harness.evaluation import count_per_class, count_probes, movement
-from harness.training import Epoch, Predictor, build_model, fit
+from harness.training import Epoch, Predictor
 from harness.workshop import Workshop
 
 SAMPLES = 8  # poisoned rows kept as pictures: before, poisoned, purified
@@ -52,7 +52,7 @@ def run_trial(
         poisoned, made = workshop.poisoned(data, spec.attack, spec.seeds.poison)
         stage.reuse(made)
     with cost.stage("purify") as stage:
-        purified, made = workshop.purified(data, poisoned.train, spec.defense, spec.seeds.purify)
+        purified, made = workshop.purified(data, poisoned, spec.defense, spec.seeds.purify)
         stage.reuse(made)
     with cost.stage("train"):
         hooks = workshop.component(DEFENSES, spec.defense).hooks()
@@ -94,8 +94,6 @@ def _train(
     classifier = construct(CLASSIFIERS, spec.classifier, {})
     device = pick_device(workshop.device)
     dtype = pick_dtype(classifier.recipe.precision, device)
-    rng = stream(spec.seeds.victim, "train")
-    model = build_model(classifier.build, train.num_classes, train.image_shape, rng)
     curves: dict[str, list[float]] = {"loss": [], "rows": [], "test_accuracy": []}
     probes = poisoned.probes[:1]
     curves |= {f"success_{probe.name}": [] for probe in probes}
@@ -109,9 +107,10 @@ def _train(
         for probe, (images, wanted) in zip(probes, watched, strict=True):
             curves[f"success_{probe.name}"].append(float(np.mean(now(images.images) == wanted)))
 
-    predict = fit(
-        model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch
-    )
+    predict = workshop.component(SCENARIOS, spec.scenario).train(
+        classifier, workshop.start(spec.classifier), train, stream(spec.seeds.victim, "train"),
+        hooks=hooks, device=device, on_epoch=on_epoch,
+    )  # fmt: skip
     return predict, curves
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from harness.core.errors import DataError
-from harness.core.params import ComponentSpec, is_trained, references
-from harness.core.protocols import ATTACKS, DEFENSES
+from harness.core.params import ComponentSpec, networks
+from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
 from harness.core.spec import TrialSpec, digest
 from harness.core.values import Json
 from harness.labels import attack_label, label_of
-from harness.workshop import Workshop
+from harness.workshop import Workshop, is_rowwise
 
 STAGES = ("networks", "poisons", "clean rows", "poisoned rows")
 
@@ -58,7 +58,7 @@ class Unit:
             poisoned, _ = workshop.poisoned(clean, attack, seed)
         except DataError:
             return False
-        return workshop.has_purified(clean, poisoned.train, defense, self.payload["seed"])
+        return workshop.has_purified(clean, poisoned, defense, self.payload["seed"])
 
 
 def units_of(
@@ -82,6 +82,7 @@ class _Needs:
 
     def of(self, trial: TrialSpec) -> None:
         self._who = trial.spec_id
+        self._networks(CLASSIFIERS, trial.classifier)
         for attack in (trial.attack, *trial.floor_of):
             if attack.name != "none":
                 self._poison(trial, attack)
@@ -102,16 +103,15 @@ class _Needs:
 
     def _networks(self, registry: Registry[Any], spec: ComponentSpec) -> int:
         """Add the networks that a component needs, and return the wave after them."""
-        wave = 0
-        for kind, reference in references(registry.get(spec.name), spec).values():
-            if is_trained(reference):
-                wave = 1
-                self._add(
-                    "networks", 0, f"{reference['name']} on {reference['dataset']['name']}",
-                    partial(self.workshop.identity, kind, reference),
-                    unit="resource", kind=kind, reference=reference,
-                )  # fmt: skip
-        return wave
+        needed = networks(registry.get(spec.name), spec)
+        for reference in needed:
+            kind, raw = reference.kind, reference.raw
+            self._add(
+                "networks", 0, f"{raw['name']} on {raw['dataset']['name']}",
+                partial(self.workshop.identity, kind, raw),
+                unit="resource", kind=kind, reference=raw,
+            )  # fmt: skip
+        return 1 if needed else 0
 
     def _poison(self, trial: TrialSpec, attack: ComponentSpec) -> None:
         wave = self._networks(ATTACKS, attack)
@@ -127,7 +127,7 @@ class _Needs:
         seed = trial.seeds.purify
         base = {"dataset": trial.dataset.to_json(), "defense": trial.defense.to_json()}
         name = f"{label_of(trial.defense, self.labels)} seed {seed}"
-        rowwise = DEFENSES.get(trial.defense.name).factory.rowwise
+        rowwise = is_rowwise(trial.defense)
         if rowwise:
             train = self.workshop.dataset(trial.dataset).train
             for index, rows in enumerate(self.workshop.blocks(train)):

@@ -56,7 +56,7 @@ def _changed(workshop: Workshop, payload: dict[str, Json]) -> Made:
     attack = ComponentSpec.from_json(payload["attack"])
     poisoned, _ = workshop.poisoned(data, attack, payload["poison_seed"])
     defense = ComponentSpec.from_json(payload["defense"])
-    return workshop.purified(data, poisoned.train, defense, payload["seed"])[1]
+    return workshop.purified(data, poisoned, defense, payload["seed"])[1]
 
 
 _UNITS = {"resource": _resource, "poison": _poison, "block": _block, "changed": _changed}

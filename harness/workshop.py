@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.artifacts import Made, Store
+from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError, NoEffect, UsageError
@@ -28,6 +29,7 @@ from harness.core.protocols import (
     DEFENSES,
     GENERATORS,
     REGISTRIES,
+    Oracle,
 )
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
@@ -87,9 +89,13 @@ class Workshop:
         if kind == "dataset":
             train = self.dataset(ComponentSpec.from_json(reference)).train
             return {"dataset": train.digest}
+        if kind == "defense":
+            spec = ComponentSpec.from_json(reference)
+            return self.component_identity(DEFENSES.get(spec.name), spec)
         if is_trained(reference):
             return self._trained_key(kind, reference)
-        return {"weights": file_digest(Path(reference["path"]))}
+        rest = {k: v for k, v in reference.items() if k not in ("path", "recipe")}
+        return {"weights": file_digest(Path(reference["path"])), **rest}
 
     def _trained_key(self, kind: str, reference: Mapping[str, Json]) -> dict[str, Json]:
         parts = {k: v for k, v in reference.items() if k != "dataset"}
@@ -108,15 +114,19 @@ class Workshop:
         self.dataset(ComponentSpec.from_json(reference["dataset"]))
 
     def resource(self, kind: str, reference: Mapping[str, Json]) -> Any:
-        """Return a resource: the image set, the trained classifier, the generator."""
+        """Return a resource: the image set, the trained classifier, the generator, the defense."""
         if kind == "dataset":
             return self.dataset(ComponentSpec.from_json(reference)).train
+        if kind == "defense":
+            return self.component(DEFENSES, ComponentSpec.from_json(reference))
         name = f"{kind} {digest(dict(reference))}"
         return self._remember(name, lambda: self._read_model(kind, reference))
 
     def _read_model(self, kind: str, reference: Mapping[str, Json]) -> Any:
         if is_trained(reference):
             return self._trained(kind, reference)[0]
+        if kind == "classifier":
+            return self._published(reference)
         generator = GENERATORS.get(reference["name"]).factory
         return generator.load(Path(reference["path"]), self._torch_device)
 
@@ -150,6 +160,17 @@ class Workshop:
 
         return self.store.recall(key, make, read)
 
+    def _published(self, reference: Mapping[str, Json]) -> Predictor:
+        """Return a classifier with weights from a file."""
+        own = {k: v for k, v in reference.items() if k not in ("path", "mean", "std")}
+        classifier = construct(CLASSIFIERS, ComponentSpec.from_json(own), {})
+        device = pick_device(self.device)
+        model = load_weights(
+            classifier, Path(reference["path"]), reference.get("mean"), reference.get("std")
+        )
+        ready = channels_last(model.to(device)).eval()
+        return Predictor(ready, pick_dtype(classifier.recipe.precision, device))
+
     def _generator(self, reference: Mapping[str, Json], key: dict[str, Json]) -> tuple[Any, Made]:
         generator = construct(GENERATORS, _component(reference), {})
 
@@ -171,12 +192,24 @@ class Workshop:
         self, registry: Registry[Any], spec: ComponentSpec, *, check: bool = False
     ) -> Any:
         """Build a component; with ``check``, without training or reading any network."""
-        entry = registry.get(spec.name)
-        loaded = {
-            name: Deferred() if check and kind != "dataset" else self.resource(kind, reference)
-            for name, (kind, reference) in references(entry, spec).items()
-        }
+        loaded: dict[str, Any] = {}
+        for reference in references(registry.get(spec.name), spec):
+            value = self._referred(reference.kind, reference.raw, check)
+            if reference.many:
+                loaded[reference.parameter] = (*loaded.get(reference.parameter, ()), value)
+            else:
+                loaded[reference.parameter] = value
         return construct(registry, spec, loaded)
+
+    def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
+        if kind == "defense":
+            return self.component(DEFENSES, ComponentSpec.from_json(raw), check=check)
+        return Deferred() if check and kind != "dataset" else self.resource(kind, raw)
+
+    def start(self, classifier: ComponentSpec) -> Predictor | None:
+        """Return the weights that a victim starts from, or None for one without."""
+        reference = classifier.params.get("pretrained")
+        return None if reference is None else self.resource("classifier", reference)
 
     def component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         """Return a component's spec with references and files replaced by their content."""
@@ -185,8 +218,13 @@ class Workshop:
 
     def _component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         params = dict(spec.params)
-        for name, (kind, reference) in references(entry, spec).items():
-            params[name] = self.identity(kind, reference)
+        for reference in references(entry, spec):
+            name, identity = reference.parameter, self.identity(reference.kind, reference.raw)
+            if reference.many:
+                before = params[name] if isinstance(params[name], tuple) else ()
+                params[name] = (*before, identity)
+            else:
+                params[name] = identity
         for name, parameter in entry.parameters.items():
             if is_path(parameter.type) and params.get(name) is not None:
                 params[name] = {"file": file_digest(Path(params[name]))}
@@ -235,23 +273,31 @@ class Workshop:
     # Purified rows
 
     def purified(
-        self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
+        self, data: Dataset, poisoned: PoisonedSet, defense: ComponentSpec, seed: int
     ) -> tuple[ImageSet, Made]:
         """Return the purified training set.
 
         A row-wise defense sees each clean row once for all attacks, and then only those that an
-        attack changed; the result is the same as of one call on the whole set.
+        attack changed; the result is the same as of one call on the whole set. Only an oracle is
+        told which rows are poisoned.
         """
+        train = poisoned.train
         if defense.name == "none":
-            return poisoned, Made(False, 0.0)
-        if DEFENSES.get(defense.name).factory.rowwise:
-            purified, made = self._purify_by_row(data, poisoned, defense, seed)
+            return train, Made(False, 0.0)
+        told = self._told(defense, poisoned)
+        if is_rowwise(defense):
+            purified, made = self._purify_by_row(data, train, defense, seed)
         else:
-            purified, made = self._purify(poisoned, defense, seed)
-        same = np.array_equal(purified.images, poisoned.images)
-        if same and not self.component(DEFENSES, defense).hooks():
+            purified, made = self._purify(train, defense, seed, told)
+        same = np.array_equal(purified.images, train.images)
+        if same and told is None and not self.component(DEFENSES, defense).hooks():
             raise NoEffect(f"defense {defense.name!r} changed no byte and dropped no row.")
         return purified, made
+
+    def _told(self, defense: ComponentSpec, poisoned: PoisonedSet) -> NDArray[np.int64] | None:
+        """Return the poisoned rows' ids for an oracle, and nothing for any other defense."""
+        oracle = issubclass(DEFENSES.get(defense.name).factory, Oracle)
+        return np.sort(poisoned.poison_ids) if oracle else None
 
     def _purify_by_row(
         self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
@@ -268,29 +314,47 @@ class Workshop:
         return poisoned.with_images(images), total
 
     def has_purified(
-        self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
+        self, data: Dataset, poisoned: PoisonedSet, defense: ComponentSpec, seed: int
     ) -> bool:
         """Whether the store has what a defense makes of the rows that an attack changed."""
-        if DEFENSES.get(defense.name).factory.rowwise:
-            changed = changed_rows(data.train, poisoned)
+        train = poisoned.train
+        if is_rowwise(defense):
+            changed = changed_rows(data.train, train)
             if not len(changed):
                 return True
-            poisoned = poisoned.take(changed)
-        return self.store.has(self.purify_key(poisoned, defense, seed))
+            train = train.take(changed)
+        told = self._told(defense, poisoned)
+        return self.store.has(self.purify_key(train, defense, seed, told))
 
-    def purify_key(self, images: ImageSet, defense: ComponentSpec, seed: int) -> dict[str, Json]:
+    def purify_key(
+        self,
+        images: ImageSet,
+        defense: ComponentSpec,
+        seed: int,
+        told: NDArray[np.int64] | None = None,
+    ) -> dict[str, Json]:
         """Return the key of some rows after a defense."""
         identity = self.component_identity(DEFENSES.get(defense.name), defense)
-        parts = {"defense": identity, "input": images.digest, "seed": seed}
+        parts: dict[str, Json] = {"defense": identity, "input": images.digest, "seed": seed}
+        if told is not None:
+            parts["told"] = told.tolist()
         return self.store.key("purified", parts)
 
-    def _purify(self, images: ImageSet, defense: ComponentSpec, seed: int) -> tuple[ImageSet, Made]:
-        key = self.purify_key(images, defense, seed)
+    def _purify(
+        self,
+        images: ImageSet,
+        defense: ComponentSpec,
+        seed: int,
+        told: NDArray[np.int64] | None = None,
+    ) -> tuple[ImageSet, Made]:
+        key = self.purify_key(images, defense, seed, told)
 
         def make(folder: Path) -> None:
             build = self.component(DEFENSES, defense)
+            if told is not None:
+                build = build.told(told)
             done: ImageSet = build.purify(images, stream(seed, "defense"))
-            _check_purified(images, done, defense.name, rowwise=build.rowwise)
+            _check_purified(images, done, defense.name, rowwise=is_rowwise(defense))
             arrays: dict[str, NDArray[Any]] = {
                 "images": done.images,
                 "labels": done.labels,
@@ -313,6 +377,15 @@ class Workshop:
     def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
         """Purify one block of the clean rows, so that the store has it."""
         return self._purify(self.blocks(data.train)[block], defense, seed)[1]
+
+
+def is_rowwise(defense: ComponentSpec) -> bool:
+    """Whether a defense, and each that it is made of, looks at a row alone."""
+    entry = DEFENSES.get(defense.name)
+    parts = [r.raw for r in references(entry, defense) if r.kind == "defense"]
+    return bool(entry.factory.rowwise) and all(
+        is_rowwise(ComponentSpec.from_json(part)) for part in parts
+    )
 
 
 def _blocks(train: ImageSet) -> Iterator[ImageSet]:
@@ -339,8 +412,10 @@ def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bo
 def _load(spec: ComponentSpec) -> Dataset:
     data: Dataset = construct(DATASETS, spec, {}).load()
     train, test = data.train, data.test
-    if "train_per_class" in spec.params:
-        train = per_class(train, spec.params["train_per_class"])
+    keys = {"train_per_class", "train_skip_per_class"}
+    if keys & spec.params.keys():
+        count, skip = (spec.params.get(key) for key in sorted(keys))
+        train = per_class(train, count, skip or 0)
     if "test_per_class" in spec.params:
         test = per_class(test, spec.params["test_per_class"])
     empty = np.flatnonzero(np.bincount(train.labels, minlength=train.num_classes) == 0)

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.cluster.session import session
+from harness.core.device import use_threads
+
+# As every worker of the program: one thread. Two that share a core with a test's subprocesses are
+# several times slower than one.
+use_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def record(
         "attack": {"name": attack.split()[0]},
         "defense": {"name": defense.split()[0]},
         "classifier": {"name": classifier},
-        "scenario": scenario,
+        "scenario": {"name": scenario},
         "seeds": {"poison": poison, "purify": purify, "victim": victim},
         "target": target,
     }

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import DataError, UnknownComponent, UsageError
-from harness.core.params import ComponentSpec, construct, references
+from harness.core.params import (
+    ComponentSpec,
+    Reference,
+    complete_classifier,
+    construct,
+    networks,
+    references,
+)
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DATASETS, DEFENSES
 from harness.core.registry import Parameter
 from harness.core.spec import Seeds, TrialSpec, digest
@@ -146,10 +153,48 @@ def test_references_are_completed_too() -> None:
     assert reference["seed"] == 0
     assert reference["recipe"]["flip"] is True
     assert reference["dataset"]["size"] == 32
-    assert references(DEFENSES.get("puregen_ebm"), spec) == {"ebm": ("generator", reference)}
+    [found] = references(DEFENSES.get("puregen_ebm"), spec)
+    assert found == Reference("ebm", "generator", reference)
     spec = component("defense", {"name": "puregen_ebm", "ebm": {"path": "/w"}})
-    [(kind, read)] = references(DEFENSES.get("puregen_ebm"), spec).values()
-    assert (kind, read) == ("generator", {"name": "ebm", "path": "/w"})
+    [found] = references(DEFENSES.get("puregen_ebm"), spec)
+    assert found == Reference("ebm", "generator", {"name": "ebm", "path": "/w"})
+
+
+def test_a_chain_refers_to_defenses_and_what_they_refer_to() -> None:
+    parts = ["jpeg", {"name": "puregen_ebm", "ebm": EBM}]
+    spec = component("defense", {"name": "chain", "parts": parts})
+    entry = DEFENSES.get("chain")
+    kinds = [(r.parameter, r.kind, r.raw["name"], r.many) for r in references(entry, spec)]
+    names = ("jpeg", "puregen_ebm")
+    assert kinds == [("parts", "defense", name, True) for name in names]
+    [network] = networks(entry, spec)
+    assert (network.kind, network.raw["nf"]) == ("generator", EBM["nf"])
+    with pytest.raises(UsageError, match=r"parts\[1\]: unknown defense 'jpg'.* 'jpeg'"):
+        component("defense", {"name": "chain", "parts": ["jpeg", "jpg"]})
+    with pytest.raises(UsageError, match=r"parts is a list; got 'jpeg'"):
+        component("defense", {"name": "chain", "parts": "jpeg"})
+
+
+CLASSIFIER = {"name": "hlb_xs", "widths": [8, 8, 8]}
+START = {"dataset": "shapes", "recipe": {"epochs": 2}}
+
+
+def test_what_a_victim_starts_from() -> None:
+    spec = complete_classifier({**CLASSIFIER, "pretrained": START}, "here")
+    start = spec.params["pretrained"]
+    assert (start["name"], start["widths"], start["seed"]) == ("hlb_xs", [8, 8, 8], 0)
+    assert (start["recipe"]["epochs"], spec.params["recipe"]["epochs"]) == (2, 12)
+    assert [r.parameter for r in networks(CLASSIFIERS.get("hlb_xs"), spec)] == ["pretrained"]
+    spec = complete_classifier({**CLASSIFIER, "pretrained": {"path": "w.npz"}}, "here", Path("/x"))
+    assert spec.params["pretrained"]["path"] == "/x/w.npz"
+    for refused, message in [
+        ({"name": "resnet18", **START}, "own architecture, 'hlb_xs'; got 'resnet18'"),
+        ({"widths": [8, 8, 9], **START}, r"widths differs: \[8, 8, 9\] and \[8, 8, 8\]"),
+        ({}, "pretrained needs a 'dataset'"),
+        ("w.npz", "pretrained is given as a mapping; got 'w.npz'"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            complete_classifier({**CLASSIFIER, "pretrained": refused}, "here")
 
 
 def test_building_a_component() -> None:
@@ -198,7 +243,7 @@ params = st.dictionaries(st.text(max_size=8).filter(lambda k: k != "name"), plai
 components = st.builds(ComponentSpec, names, params)
 seeds = st.builds(Seeds, *[st.integers(0, 2**40)] * 3)
 trials = st.builds(
-    TrialSpec, components, names, components, components, components, seeds,
+    TrialSpec, *[components] * 5, seeds,
     st.none() | st.integers(0, 999), st.lists(components, max_size=2).map(tuple),
 )  # fmt: skip
 
@@ -215,7 +260,7 @@ def test_a_trial_goes_through_json_and_back(trial) -> None:
 
 TRIAL = TrialSpec(
     ComponentSpec("shapes", {"train": 60, "test": 30}),
-    "from_scratch",
+    ComponentSpec("from_scratch"),
     ComponentSpec("badnets", {"budget": 0.2, "adv_label": 0}),
     ComponentSpec("jpeg", {"quality": 25}),
     ComponentSpec("hlb_xs", {"recipe": {"epochs": 1, "lr": 0.1}}),
@@ -238,7 +283,8 @@ def test_the_hash_knows_every_field() -> None:
     changed = [
         TRIAL,
         replace(TRIAL, dataset=TRIAL.dataset.with_params(train=61)),
-        replace(TRIAL, scenario="transfer"),
+        replace(TRIAL, scenario=ComponentSpec("linear_transfer")),
+        replace(TRIAL, scenario=TRIAL.scenario.with_params(head="new")),
         replace(TRIAL, attack=TRIAL.attack.with_params(adv_label=1)),
         replace(TRIAL, defense=TRIAL.defense.with_params(quality=26)),
         replace(TRIAL, defense=ComponentSpec("gif", TRIAL.defense.params)),

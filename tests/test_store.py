@@ -209,6 +209,10 @@ CLEAN = ImageSet(
 )
 
 
+def as_is(data) -> PoisonedSet:
+    return PoisonedSet(data.train, np.empty(0, np.int64), (), "none")
+
+
 def poisons(*, ids=(0,), rows=(0,), step=2, relabelled=(), order=(0, 1, 2, 3)) -> PoisonedSet:
     images, labels = CLEAN.images.copy(), CLEAN.labels.copy()
     images[list(rows)] += np.uint8(step)
@@ -240,21 +244,27 @@ def test_an_attack_is_held_to_what_it_declares(crafted, error, message) -> None:
 
 
 @pytest.mark.parametrize(
-    "defense", [{"name": "jpeg", "quality": 30}, {"name": "puregen_ebm", "ebm": EBM, "steps": 3}]
+    "defense",
+    [
+        {"name": "jpeg", "quality": 30},
+        {"name": "puregen_ebm", "ebm": EBM, "steps": 3},
+        {"name": "chain", "parts": ["jpeg", {"name": "puregen_ebm", "ebm": EBM, "steps": 2}]},
+    ],
+    ids=lambda d: d["name"],
 )
 def test_purified_block_by_block_is_purified_at_once(tmp_path, monkeypatch, defense) -> None:
     monkeypatch.setattr("harness.workshop.BLOCK", 48)
     shop, spec = workshop(tmp_path), component("defense", defense)
     data = data_of(shop, 110)
     poisoned, _ = shop.poisoned(data, component("attack", {"name": "badnets", "adv_label": 2}), 0)
-    pieces, made = shop.purified(data, poisoned.train, spec, 5)
+    pieces, made = shop.purified(data, poisoned, spec, 5)
     whole = shop.component(DEFENSES, spec).purify(poisoned.train, stream(5, "defense"))
     assert pieces.digest == whole.digest
     assert len(shop.blocks(data.train)) == 3
-    again, reused = workshop(tmp_path).purified(data, poisoned.train, spec, 5)
+    again, reused = workshop(tmp_path).purified(data, poisoned, spec, 5)
     assert again.digest == whole.digest
     assert (made.reused, reused.reused) == (False, True)
-    clean, _ = shop.purified(data, data.train, spec, 5)
+    clean, _ = shop.purified(data, as_is(data), spec, 5)
     untouched = ~np.isin(data.train.ids, poisoned.poison_ids)
     np.testing.assert_array_equal(clean.images[untouched], pieces.images[untouched])
 
@@ -283,9 +293,9 @@ def test_a_defense_is_held_to_its_rules(
     data = data_of(shop)
     if message:
         with pytest.raises(DataError if "no byte" not in message else NoEffect, match=message):
-            shop.purified(data, data.train, component("defense", name), 0)
+            shop.purified(data, as_is(data), component("defense", name), 0)
     else:
-        purified, _ = shop.purified(data, data.train, component("defense", name), 0)
+        purified, _ = shop.purified(data, as_is(data), component("defense", name), 0)
         assert len(purified) == len(data.train) - (result == FEWER)
 
 
@@ -297,3 +307,21 @@ def test_the_published_defenses_are_built_from_their_specs(tmp_path) -> None:
     built = shop.component(DEFENSES, spec)
     assert isinstance(built, PuregenEbm)
     assert built.ebm is shop.component(DEFENSES, spec).ebm  # trained once, read once
+
+
+def test_an_oracle_is_told_and_nobody_else_is(tmp_path) -> None:
+    shop = workshop(tmp_path)
+    data, spec = data_of(shop, 110), component("defense", "perfect_filter")
+    poisoned, _ = shop.poisoned(data, component("attack", {"name": "badnets", "adv_label": 2}), 0)
+    assert not shop.has_purified(data, poisoned, spec, 0)
+    kept, _ = shop.purified(data, poisoned, spec, 0)
+    assert set(data.train.ids) - set(kept.ids) == set(poisoned.poison_ids)
+    assert shop.has_purified(data, poisoned, spec, 0)
+    clean, _ = shop.purified(data, as_is(data), spec, 0)  # nothing to drop is no fault of its own
+    assert len(clean) == len(data.train)
+    everything = PoisonedSet(poisoned.train, data.train.ids, (), "availability")
+    with pytest.raises(DataError, match="every row is poisoned"):
+        shop.purified(data, everything, spec, 0)
+    chain = component("defense", {"name": "chain", "parts": ["jpeg", "perfect_filter"]})
+    with pytest.raises(DataError, match="an oracle stands alone"):
+        shop.purified(data, poisoned, chain, 0)

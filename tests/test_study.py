@@ -314,10 +314,20 @@ def test_names_of_a_trial(tmp_path) -> None:
     control, *_, last = trials_of(study)
     assert names_of(last, study.labels) == {
         "dataset": "shapes", "attack": "badnets budget=0.2", "defense": "jpeg",
-        "classifier": "hlb_xs",
+        "classifier": "hlb_xs", "scenario": "from_scratch",
     }  # fmt: skip
     judged = list(judged_labels(control, study.labels).values())
     assert judged == ["none", *["badnets budget=0.1"] * 2, *["badnets budget=0.2"] * 2]
+
+
+def test_a_chain_is_called_by_its_parts(tmp_path) -> None:
+    chains = [
+        {"name": "chain", "parts": [{"name": "jpeg", "quality": q}, "jpeg"]} for q in (10, 20)
+    ]
+    labels = read(tmp_path, defenses=chains[:1], controls=False).labels.values()
+    assert "jpeg + jpeg" in labels
+    labels = read(tmp_path, defenses=chains, controls=False).labels.values()
+    assert {"jpeg + jpeg quality=10", "jpeg + jpeg quality=20"} <= set(labels)
 
 
 # What comes with the package

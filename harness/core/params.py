@@ -7,12 +7,18 @@ or taken from the store only where it is needed:
 type                reference
 ==================  ===============================================================================
 ``ImageSet``        ``{name: DATASET, …}``: the training rows of a dataset
-``Predictor``       ``{name: CLASSIFIER, …, dataset: {…}, seed: 0}``: a classifier trained on it
+``Predictor``       ``{name: CLASSIFIER, …, dataset: {…}, seed: 0}``: a classifier trained on it, or
+                    ``{name: CLASSIFIER, …, path: FILE}``: with weights from a file (see
+                    :mod:`harness.classifier_weights`), ``mean`` and ``std`` if it has others
 a generator         ``{path: FOLDER}``, or ``{name: GENERATOR, …, dataset: {…}, seed: 0}``
+``Defense``         ``{name: DEFENSE, …}``: another defense
+``tuple[X, ...]``   a list of references to X
 ==================  ===============================================================================
 
-A dataset takes the further keys ``train_per_class`` and ``test_per_class``: the first so many rows
-of each class.
+A dataset takes the further keys ``train_per_class`` and ``test_per_class``, the first so many rows
+of each class, and ``train_skip_per_class``, which leaves out the first so many before: two halves
+of a transfer split. A classifier takes ``pretrained``, the weights it starts from: a reference to a
+classifier of the same architecture.
 """
 
 from __future__ import annotations
@@ -28,24 +34,27 @@ from harness.core.errors import UnknownComponent, UsageError
 from harness.core.protocols import (
     CLASSIFIERS,
     DATASETS,
+    DEFENSES,
     GENERATORS,
     Attack,
     Classifier,
     DatasetSource,
     Defense,
     Generator,
+    Scenario,
 )
 from harness.core.registry import Entry, Parameter, Registry
 from harness.core.values import Json, check_value, is_optional, plain, reject_unknown, typed
 
-ResourceKind = Literal["dataset", "classifier", "generator"]
-SUBSET_KEYS = ("train_per_class", "test_per_class")
+ResourceKind = Literal["dataset", "classifier", "generator", "defense"]
+SUBSET_KEYS = ("train_per_class", "train_skip_per_class", "test_per_class")
 _CONTRACTS: dict[str, type] = {
     "attack": Attack,
     "defense": Defense,
     "classifier": Classifier,
     "dataset": DatasetSource,
     "generator": Generator,
+    "scenario": Scenario,
 }
 
 
@@ -74,12 +83,21 @@ def resource_of(annotation: Any) -> tuple[ResourceKind, type] | None:
     """Return the kind and the type of resource that an annotation asks for, or None."""
     options = typing.get_args(annotation) if is_optional(annotation) else (annotation,)
     for option in options:
+        if is_many(option):
+            return resource_of(typing.get_args(option)[0])
         if option is ImageSet:
             return "dataset", option
+        if option is Defense:
+            return "defense", option
         kind = getattr(option, "resource_kind", None)
         if kind is not None:
             return kind, option
     return None
+
+
+def is_many(annotation: Any) -> bool:
+    """Whether the type is ``tuple[X, ...]``."""
+    return typing.get_origin(annotation) is tuple and Ellipsis in typing.get_args(annotation)
 
 
 def check_offers(kind: str, entry: Entry[Any]) -> None:
@@ -150,7 +168,38 @@ def _check(parameter: Parameter, value: Json, where: str, base: Path | None) -> 
         return check_value(parameter, value, where, base)
     if value is None and is_optional(parameter.type):
         return None
-    return complete_reference(*resource, value, where, base)
+    if not is_many(parameter.type):
+        return complete_reference(*resource, value, where, base)
+    if not isinstance(value, list):
+        raise UsageError(f"{where} is a list; got {value!r}.")
+    return [complete_reference(*resource, v, f"{where}[{i}]", base) for i, v in enumerate(value)]
+
+
+def complete_classifier(raw: Json, where: str, base: Path | None = None) -> ComponentSpec:
+    """Check a victim's classifier, with the weights that it starts from (see :func:`complete`)."""
+    spec = complete(CLASSIFIERS, raw, where, base, extra=("pretrained",))
+    given = raw.get("pretrained") if isinstance(raw, Mapping) else None
+    if given is None:
+        return spec
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{where}.pretrained is given as a mapping; got {given!r}.")
+    name = given.get("name", spec.name)
+    if name != spec.name:
+        raise UsageError(
+            f"{where}.pretrained is of the classifier's own architecture, {spec.name!r}; "
+            f"got {name!r}."
+        )
+    shape = {k: v for k, v in spec.params.items() if k != "recipe"}
+    start = complete_reference(
+        "classifier", Classifier, {**shape, "name": name, **given}, f"{where}.pretrained", base
+    )
+    differing = [k for k in shape if start[k] != shape[k]]
+    if differing:
+        raise UsageError(
+            f"{where}.pretrained is of the classifier's own architecture; {differing[0]} differs: "
+            f"{start[differing[0]]!r} and {shape[differing[0]]!r}."
+        )
+    return spec.with_params(pretrained=start)
 
 
 def complete_dataset(raw: Json, where: str, base: Path | None = None) -> ComponentSpec:
@@ -161,8 +210,9 @@ def complete_dataset(raw: Json, where: str, base: Path | None = None) -> Compone
         if count is not None:
             parameter = Parameter(key, int, None, "")
             spec.params[key] = check_value(parameter, count, f"{where}.{key}", base)
-            if count < 1:
-                raise UsageError(f"{where}.{key} must be at least 1; got {count}.")
+            least = 0 if "skip" in key else 1
+            if count < least:
+                raise UsageError(f"{where}.{key} must be at least {least}; got {count}.")
     return spec
 
 
@@ -175,6 +225,10 @@ def complete_reference(
     if kind == "generator" and isinstance(raw, Mapping) and "path" in raw:
         reject_unknown({"path": None}, raw, where)
         return {"path": check_value(Parameter("path", Path, None, ""), raw["path"], where, base)}
+    if kind == "defense":
+        return complete(DEFENSES, raw, where, base).to_json()
+    if kind == "classifier" and isinstance(raw, Mapping) and "path" in raw:
+        return _weights_reference(raw, where, base)
     registry: Registry[Any] = CLASSIFIERS if kind == "classifier" else GENERATORS
     spec = complete(registry, raw, where, base, extra=("dataset", "seed"))
     if kind == "generator" and registry.get(spec.name).factory.produces is not wanted:
@@ -188,22 +242,64 @@ def complete_reference(
     return {**spec.to_json(), "dataset": dataset.to_json(), "seed": seed}
 
 
-def references(
-    entry: Entry[Any], spec: ComponentSpec
-) -> dict[str, tuple[ResourceKind, dict[str, Json]]]:
-    """Return kind and reference of each resource that a component's spec names, by parameter.
+def _weights_reference(raw: Mapping[str, Json], where: str, base: Path | None) -> Json:
+    """Check a classifier with weights from a file, and the input statistics that go with them."""
+    types: dict[str, Any] = {"path": Path, "mean": tuple[float, ...], "std": tuple[float, ...]}
+    spec = complete(CLASSIFIERS, raw, where, base, extra=tuple(types))
+    given = {
+        key: check_value(Parameter(key, type_, None, ""), raw[key], f"{where}.{key}", base)
+        for key, type_ in types.items()
+        if key in raw
+    }
+    return {**spec.to_json(), **given}
 
-    A path to a trained generator comes with the ``name`` of the generator that reads it.
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A resource that a component's spec names.
+
+    Attributes:
+        parameter: Whose value it is.
+        kind: What it is.
+        raw: The reference. A path to a trained generator comes with the ``name`` of the generator
+            that reads it.
+        many: Whether the parameter holds a list, of which this is one.
     """
-    found = {}
+
+    parameter: str
+    kind: ResourceKind
+    raw: dict[str, Json]
+    many: bool = False
+
+
+def references(entry: Entry[Any], spec: ComponentSpec) -> list[Reference]:
+    """Return the resources that a component's spec names, in order."""
+    found = []
     for name, parameter in entry.parameters.items():
-        resource = resource_of(parameter.type)
-        if resource is not None and spec.params.get(name) is not None:
-            kind, wanted = resource
-            reference = spec.params[name]
-            if kind == "generator" and not is_trained(reference):
-                reference = {"name": _producer(wanted), **reference}
-            found[name] = (kind, reference)
+        resource, value = resource_of(parameter.type), spec.params.get(name)
+        if resource is None or value is None:
+            continue
+        kind, wanted = resource
+        many = is_many(parameter.type)
+        for raw in value if many else [value]:
+            reads = kind == "generator" and not is_trained(raw)
+            found.append(
+                Reference(name, kind, {"name": _producer(wanted), **raw} if reads else raw, many)
+            )
+    if "pretrained" in spec.params:  # not of the architecture, but of this victim
+        found.append(Reference("pretrained", "classifier", spec.params["pretrained"]))
+    return found
+
+
+def networks(entry: Entry[Any], spec: ComponentSpec) -> list[Reference]:
+    """Return the trained models that a component and the components it names refer to."""
+    found = []
+    for reference in references(entry, spec):
+        if reference.kind == "defense":
+            part = ComponentSpec.from_json(reference.raw)
+            found += networks(DEFENSES.get(part.name), part)
+        elif is_trained(reference.raw) and reference.kind != "dataset":
+            found.append(reference)
     return found
 
 

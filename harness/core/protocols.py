@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,15 @@ class Defense(Protocol):
         ...
 
 
+@runtime_checkable
+class Oracle(Protocol):
+    """A defense that is told what no defense knows; its docstring says so in the first line."""
+
+    def told(self, poison_ids: NDArray[np.int64]) -> Defense:
+        """Return the defense that knows the ids of the poisoned rows."""
+        ...
+
+
 class Classifier(Protocol):
     """An architecture with the recipe it is trained by.
 
@@ -170,11 +179,41 @@ class DatasetSource(Protocol):
         ...
 
 
+class Scenario(Protocol):
+    """How a victim comes to its weights.
+
+    Class attributes:
+        pretrained: Whether the victim starts from weights that its classifier names.
+        example: Small parameters with which the conformance kit runs it.
+    """
+
+    pretrained: ClassVar[bool]
+    example: ClassVar[Mapping[str, Any]]
+
+    def train(
+        self,
+        classifier: Classifier,
+        start: Any,
+        train: ImageSet,
+        rng: np.random.Generator,
+        *,
+        hooks: Sequence[TrainingHook] = (),
+        device: Any = "cpu",
+        on_epoch: Callable[[Any, nn.Module], None] | None = None,
+    ) -> Any:
+        """Train a victim and return it as a :class:`harness.training.Predictor`.
+
+        ``start`` is a predictor with the pretrained weights, or None.
+        """
+        ...
+
+
 ATTACKS: Registry[Attack] = Registry("attack", "attacks")
 DEFENSES: Registry[Defense] = Registry("defense", "defenses")
 CLASSIFIERS: Registry[Classifier] = Registry("classifier", "harness.classifiers")
 DATASETS: Registry[DatasetSource] = Registry("dataset", "harness.datasets")
 GENERATORS: Registry[Generator] = Registry("generator", "generative.trainers")
+SCENARIOS: Registry[Scenario] = Registry("scenario", "harness.scenarios")
 REGISTRIES: dict[str, Registry[Any]] = {
-    r.kind: r for r in (ATTACKS, DEFENSES, CLASSIFIERS, DATASETS, GENERATORS)
+    r.kind: r for r in (ATTACKS, DEFENSES, CLASSIFIERS, DATASETS, GENERATORS, SCENARIOS)
 }

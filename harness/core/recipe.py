@@ -16,8 +16,9 @@ class Recipe:
     Attributes:
         epochs: Passes over the training rows.
         batch_size: Rows per update; the last, smaller batch of an epoch is trained on too.
-        lr: Peak learning rate of SGD.
-        momentum: Nesterov momentum.
+        optimizer: ``sgd`` with Nesterov momentum, or ``adam``.
+        lr: Peak learning rate.
+        momentum: Of SGD; the first beta of Adam.
         weight_decay: L2 penalty on all weights.
         label_smoothing: Share of the label spread over all classes, in [0, 1).
         schedule: ``one_cycle`` (linear up over ``warmup``, linear down to 0) or ``multistep``
@@ -31,6 +32,7 @@ class Recipe:
 
     epochs: int = 12
     batch_size: int = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -34,15 +34,16 @@ class TrialSpec:
     """One training: which data, attack, defense, classifier, target and seeds.
 
     Attributes:
-        dataset, attack, defense, classifier: Components with all their parameters.
-        scenario: How the victim is trained: ``from_scratch``.
+        dataset, attack, defense, classifier: Components with all their parameters; a classifier
+            may name the weights it starts from.
+        scenario: How the victim comes to its weights.
         seeds: Of poison, purification and victim.
         target: The attacked target, for tables; the attack's own parameter holds it too.
         floor_of: Attacks whose probes a trial without an attack is tested on as well.
     """
 
     dataset: ComponentSpec
-    scenario: str
+    scenario: ComponentSpec
     attack: ComponentSpec
     defense: ComponentSpec
     classifier: ComponentSpec
@@ -54,7 +55,7 @@ class TrialSpec:
         """Return the spec as plain values."""
         return {
             "dataset": self.dataset.to_json(),
-            "scenario": self.scenario,
+            "scenario": self.scenario.to_json(),
             "attack": self.attack.to_json(),
             "defense": self.defense.to_json(),
             "classifier": self.classifier.to_json(),
@@ -70,11 +71,9 @@ class TrialSpec:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> TrialSpec:
         """Read a spec back; ``from_json(to_json(s)) == s``."""
-        parts = {k: ComponentSpec.from_json(raw[k]) for k in ("dataset", "attack", "defense")}
+        roles = ("dataset", "scenario", "attack", "defense", "classifier")
         return cls(
-            **parts,
-            classifier=ComponentSpec.from_json(raw["classifier"]),
-            scenario=raw["scenario"],
+            **{role: ComponentSpec.from_json(raw[role]) for role in roles},
             seeds=Seeds(**raw["seeds"]),
             target=raw["target"],
             floor_of=tuple(ComponentSpec.from_json(a) for a in raw["floor_of"]),

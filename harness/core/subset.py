@@ -18,14 +18,15 @@ def first(images: ImageSet, count: int) -> ImageSet:
     return images.take(np.arange(min(count, len(images))))
 
 
-def per_class(images: ImageSet, count: int) -> ImageSet:
-    """Return the first ``count`` rows of each class, in the order of the set.
+def per_class(images: ImageSet, count: int | None, skip: int = 0) -> ImageSet:
+    """Return the first ``count`` rows of each class after ``skip``, in the order of the set.
 
-    A class with fewer rows keeps them all.
+    A class with fewer rows keeps those it has; None takes all.
 
     Raises:
         DataError: If ``count`` is below 1, or a class has no row.
     """
+    count = len(images) if count is None else count
     _check_count(count)
     rows = np.bincount(images.labels, minlength=images.num_classes)
     if np.any(rows == 0):
@@ -35,7 +36,7 @@ def per_class(images: ImageSet, count: int) -> ImageSet:
     starts = np.cumsum(rows) - rows
     rank = np.empty(len(images), np.int64)
     rank[by_class] = np.arange(len(images)) - np.repeat(starts, rows)
-    return images.take(rank < count)
+    return images.take((rank >= skip) & (rank < skip + count))
 
 
 def _check_count(count: int) -> None:

@@ -23,18 +23,18 @@ class Trial:
 
     Attributes:
         record: What the trial measured.
-        dataset, classifier, attack, defense: Labels; the component's name where there is none.
-        scenario: ``from_scratch``, ``transfer`` …; "" where the spec has none.
+        dataset, scenario, classifier, attack, defense: Labels; the component's name where there
+            is none.
         target: The attacked target, or None.
         seeds: ``poison``, ``purify``, ``victim``.
     """
 
     record: TrialRecord
     dataset: str
+    scenario: str
     classifier: str
     attack: str
     defense: str
-    scenario: str
     target: int | None
     seeds: Mapping[str, int]
 
@@ -50,11 +50,11 @@ class Trial:
         if not isinstance(spec, dict):
             raise DataError(f"record {record.spec_id!r} has no spec.")
         _check_counts(record)
-        kinds = ("dataset", "classifier", "attack", "defense")
+        kinds = ("dataset", "scenario", "classifier", "attack", "defense")
         names = {k: record.labels.get(k) or _component(spec, k) for k in kinds}
-        scenario, seeds = spec.get("scenario"), spec.get("seeds")
+        seeds = spec.get("seeds")
         return cls(
-            record, **names, scenario=scenario if isinstance(scenario, str) else "",
+            record, **names,
             target=spec.get("target"), seeds=seeds if isinstance(seeds, dict) else {},
         )  # fmt: skip
 

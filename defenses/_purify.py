@@ -1,0 +1,162 @@
+"""Purifying stored images in batches, with the energy-based model, the diffusion model, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from generative.ddpm import DDPM, Diffusion, NoisePredictor
+from generative.ebm import EBM, FoldedEnergy
+from generative.langevin import STEP_SIZE, TEMPERATURE, langevin
+from generative.noise import row_noise
+from generative.unet import UNetConfig
+from harness.core.data import ImageSet
+from harness.core.device import Precision, pick_dtype
+from harness.core.errors import DataError
+from harness.core.pixels import to_bytes
+
+# Images float32 (B, C, H, W) in units of [-1, 1], and standard normal tensors of their shape → the
+# same images, purified.
+Purifier = Callable[[Tensor, Iterator[Tensor]], Tensor]
+
+
+def _scaled(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
+    return torch.tensor(images).to(device).float().div_(127.5).sub_(1)
+
+
+def purify_images(
+    images: NDArray[np.uint8],
+    ids: NDArray[np.int64],
+    purifier: Purifier,
+    seed: int,
+    *,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.uint8]:
+    """Purify stored images; a row's noise depends on the seed and its id alone.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        ids: int64 (N,).
+        purifier: What to do with them.
+        seed: Of the noise.
+        batch_size: Images in flight.
+        device: Where the networks are.
+
+    Returns:
+        uint8 (N, C, H, W), rounded and clamped, never wrapped around.
+    """
+    purified = np.empty_like(images)
+    _, channels, height, width = images.shape
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        if len(rows) == 1:  # oneDNN convolves a single image in another way, that rounds otherwise
+            rows = rows.repeat(2)
+        noise = row_noise(seed, ids[rows], (channels, height, width), device)
+        x = purifier(_scaled(images[rows], device), noise)
+        purified[rows] = to_bytes(x.add(1).div(2))
+    return purified
+
+
+def score(images: NDArray[np.uint8], ebm: EBM, *, batch_size: int = 128) -> NDArray[np.float32]:
+    """Return the energy of each stored image, float32 (N,); lower is more natural.
+
+    It is computed in float32: energies differ in digits that bf16 does not have.
+    """
+    energy, device = FoldedEnergy(ebm), device_of(ebm)
+    parts = [
+        energy.energy(_scaled(images[start : start + batch_size], device))
+        for start in range(0, len(images), batch_size)
+    ]
+    scores: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    return scores
+
+
+def device_of(model: EBM | DDPM) -> torch.device:
+    """Return where a network is."""
+    return next(model.parameters()).device
+
+
+def energy_steps(
+    ebm: EBM,
+    steps: int,
+    precision: Precision,
+    temperature: float = TEMPERATURE,
+    step_size: float = STEP_SIZE,
+) -> Purifier:
+    """Return the purifier that takes Langevin steps on an energy network."""
+    energy = FoldedEnergy(ebm, pick_dtype(precision, device_of(ebm)))
+
+    def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
+        return langevin(x, steps, energy, noise, temperature=temperature, step_size=step_size)
+
+    return purify
+
+
+def diffusion_steps(ddpm: DDPM, diffusion: Diffusion, precision: Precision) -> Purifier:
+    """Return the purifier that diffuses and denoises."""
+    model = NoisePredictor(ddpm, pick_dtype(precision, device_of(ddpm)))
+
+    def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
+        return diffusion.purify(x, model, noise)
+
+    return purify
+
+
+def in_turn(stages: Sequence[Purifier], repeats: int = 1) -> Purifier:
+    """Return the purifier that applies all stages in turn, ``repeats`` times over.
+
+    Between two of them the images stay floats, neither rounded nor clamped.
+    """
+
+    def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
+        for _ in range(repeats):
+            for stage in stages:
+                x = stage(x, noise)
+        return x
+
+    return purify
+
+
+def check_at_least_one(**counts: int) -> None:
+    """Raise for a count below 1; names it."""
+    for name, count in counts.items():
+        if count < 1:
+            raise DataError(f"{name} must be at least 1; got {count}.")
+
+
+def check_energy_takes(train: ImageSet) -> None:
+    """Raise unless an energy network can take these images."""
+    channels, height, width = train.image_shape
+    if channels != 3 or height % 4 or width % 4:
+        raise DataError(
+            "the energy network takes 3 channels and sides divisible by 4; "
+            f"images are {train.image_shape}."
+        )
+
+
+def check_ddpm_takes(ddpm: DDPM, diffusion: Diffusion, train: ImageSet) -> None:
+    """Raise unless a noise predictor, where it is there already, can take images and steps."""
+    if not isinstance(ddpm, DDPM):  # the driver checks before any network is trained or read
+        return
+    config: UNetConfig = ddpm.config
+    channels, height, width = train.image_shape
+    side = config.sample_size
+    if side is not None and (height, width) != (side, side):
+        raise DataError(
+            f"the noise predictor was trained on {side}x{side} images; these are {height}x{width}."
+        )
+    if channels != config.in_channels or height % config.divisor or width % config.divisor:
+        raise DataError(
+            f"the noise predictor takes {config.in_channels} channels and sides divisible by "
+            f"{config.divisor}; images are {train.image_shape}."
+        )
+    if diffusion.steps > ddpm.horizon:
+        raise DataError(
+            f"the noise predictor was trained on a horizon of {ddpm.horizon} time steps; "
+            f"{diffusion.steps} are too many."
+        )

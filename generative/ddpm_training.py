@@ -1,0 +1,263 @@
+"""Training a network to predict the noise in images, up to a limited noise level.
+
+One update: images, each at a random noise level below the horizon; the loss is the mean squared
+error of the predicted noise (DDPM, arXiv 2006.11239, algorithm 1). Purification starts far below
+the top of the schedule, so all of the network's capacity goes to the levels that it passes
+(PureGen, arXiv 2405.18627, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from generative.checkpoints import load_training, save_training
+from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
+from generative.unet import UNetConfig
+from harness.core.device import Precision, channels_last, pick_device, pick_dtype
+from harness.core.errors import DataError
+from harness.core.seeds import stream, torch_generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DDPMRecipe:
+    """How a noise predictor is trained. The defaults suit minutes on a CPU.
+
+    The published recipe is lr 1e-4, warm-up 500, batch 256, 150 epochs of 70,000 images, no
+    averaging, no mirroring, horizon 250.
+
+    Attributes:
+        iterations: Updates.
+        batch_size: Images per update.
+        lr: Peak rate of AdamW: linear warm-up, then cosine to 0.
+        warmup: Updates of warm-up.
+        weight_decay: Of AdamW.
+        ema: Decay of the averaged weights, which are the result; 0 is none.
+        horizon: Noise levels 0..horizon-1 are trained, in 1..1000.
+        flip: Mirror half of the images.
+    """
+
+    iterations: int = 1200
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.01
+    ema: float = 0.995
+    horizon: int = 250
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.batch_size) < 1:
+            raise DataError("iterations and batch_size must be at least 1.")
+        if not 1 <= self.horizon <= TIME_STEPS:
+            raise DataError(f"horizon must lie in 1..{TIME_STEPS}; got {self.horizon}.")
+        if not 0 <= self.ema < 1 or self.weight_decay < 0:
+            raise DataError("ema must lie in [0, 1), and weight_decay must not be negative.")
+
+    def rate(self, iteration: int) -> float:
+        """Return the learning rate of an update, counted from 0."""
+        if iteration < self.warmup:
+            return self.lr * (iteration + 1) / self.warmup
+        share = (iteration - self.warmup) / max(1, self.iterations - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+    def decay(self, iteration: int) -> float:
+        """Return the decay of the average: short at first, so that it forgets the random start."""
+        return min(self.ema, (1 + iteration) / (10 + iteration))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the updates since the last report showed: numbers for a log, images for a picture.
+
+    Attributes:
+        iteration: Updates done.
+        iterations: Updates in all.
+        seconds: Since the training began, or went on.
+        loss: Mean squared error of the noise, per pixel; 1 is that of predicting none.
+        images: float32 (B, C, H, W) about in [-1, 1]: the last batch as the network sees it
+            without its noise, each image from another noise level.
+    """
+
+    iteration: int
+    iterations: int
+    seconds: float
+    loss: float
+    images: Tensor
+
+    @property
+    def summary(self) -> str:
+        """The figure that a log shows."""
+        return f"loss {self.loss:.4f}"
+
+
+def train_ddpm(
+    images: NDArray[np.uint8],
+    config: UNetConfig,
+    recipe: DDPMRecipe,
+    seed: int,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 250,
+    on_progress: Callable[[Progress], None] | None = None,
+    progress_every: int = 50,
+) -> DDPM:
+    """Train a noise predictor on images and return the averaged one.
+
+    Args:
+        images: uint8 (N, C, H, W); labels play no part.
+        config: Shape of the network; its ``sample_size`` becomes that of square images.
+        recipe: Updates, rates, noise levels.
+        seed: Seed of initial weights, batches and noise.
+        device: ``auto``, ``cpu`` or ``cuda[:i]``.
+        precision: Type of the network's activations; weights and loss stay float32.
+        checkpoint: File that is written every ``checkpoint_every`` updates; where it exists with
+            the same configuration, recipe and seed, training goes on from it.
+        on_progress: Called every ``progress_every`` updates and at the last.
+
+    Raises:
+        DataError: If there are fewer images than a batch, their shape does not suit the network,
+            or the loss stops being finite.
+    """
+    if len(images) < recipe.batch_size:
+        raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
+    _, channels, height, width = images.shape
+    if channels != config.in_channels or height % config.divisor or width % config.divisor:
+        raise DataError(
+            f"the network takes {config.in_channels} channels and sides divisible by "
+            f"{config.divisor}; images are {images.shape[1:]}."
+        )
+    config = replace(config, sample_size=height if height == width else None)
+    where = pick_device(device)
+    run = _Run(images, config, recipe, seed, where, pick_dtype(precision, where))
+    identity = {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
+    start = 0
+    if checkpoint is not None and checkpoint.exists():
+        start = run.restore(load_training(checkpoint, identity))
+    began, reported = time.perf_counter(), start
+    total = torch.zeros((), device=where)
+    for iteration in range(start, recipe.iterations):
+        loss, estimates = run.update(iteration)
+        total += loss
+        done = iteration + 1
+        if on_progress and (done % progress_every == 0 or done == recipe.iterations):
+            mean = float(total) / (done - reported)
+            if not math.isfinite(mean):
+                raise DataError(
+                    f"training diverged at update {done}: the loss is not finite; lower lr."
+                )
+            seconds = time.perf_counter() - began
+            on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
+            total.zero_()
+            reported = done
+        if checkpoint is not None and (done % checkpoint_every == 0 or done == recipe.iterations):
+            save_training(checkpoint, run.state(), identity, done)
+    return run.average.eval()
+
+
+class _Run:
+    """The state of a training and its one update."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        config: UNetConfig,
+        recipe: DDPMRecipe,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.recipe, self.seed, self.device, self.dtype = recipe, seed, device, dtype
+        self.images = torch.tensor(images).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(stream(seed, "ddpm", "init").integers(2**31)))
+            self.model = channels_last(DDPM(config, recipe.horizon).to(device))
+        self.average = channels_last(DDPM(config, recipe.horizon).to(device))
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False)
+        self.adam = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+        levels = torch.tensor([alpha_bar(t) for t in range(recipe.horizon)], device=device)
+        self.signal, self.sigma = levels.sqrt(), (1 - levels).sqrt()
+
+    def _rows(self, iteration: int) -> Tensor:
+        """Rows of this update: a fresh permutation per epoch, so that none is left out."""
+        per_epoch = len(self.images) // self.recipe.batch_size
+        epoch, batch = divmod(iteration, per_epoch)
+        order = stream(self.seed, "ddpm", "order", epoch).permutation(len(self.images))
+        b = self.recipe.batch_size
+        return torch.from_numpy(order[batch * b : (batch + 1) * b]).to(self.device)
+
+    def update(self, iteration: int) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Do one update; return its loss, and a function that gives the denoised batch."""
+        # A generator of its own per update: training that goes on needs no stored random state.
+        rng = torch_generator(self.seed, "ddpm", "update", iteration, device=self.device)
+        x0 = self.images[self._rows(iteration)].float().div_(127.5).sub_(1)
+        count = len(x0)
+        if self.recipe.flip:
+            mirror = torch.rand(count, generator=rng, device=self.device) < 0.5
+            x0 = torch.where(mirror[:, None, None, None], x0.flip(3), x0)
+        # Each batch covers the horizon evenly: uniform all the same, with less variance.
+        place = torch.rand(count, generator=rng, device=self.device)
+        place = (torch.arange(count, device=self.device) + place) / count
+        t = place.mul_(self.recipe.horizon).long().clamp_(max=self.recipe.horizon - 1)
+        z = torch.randn(x0.shape, generator=rng, device=self.device)
+        signal, sigma = (s[t][:, None, None, None] for s in (self.signal, self.sigma))
+        x = signal * x0 + sigma * z
+        with torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        ):
+            predicted = self.model(x, t)
+        loss = F.mse_loss(predicted.float(), z)
+        self._step(loss, iteration)
+        return loss.detach(), lambda: (x - sigma * predicted.detach().float()) / signal
+
+    def _step(self, loss: Tensor, iteration: int) -> None:
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in self.adam.param_groups:
+            group["lr"] = self.recipe.rate(iteration)
+        self.adam.step()
+        with torch.no_grad():
+            average: list[Tensor] = list(self.average.parameters())
+            current: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(average, current, 1 - self.recipe.decay(iteration))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next update needs, as tensors by name."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, moments in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
+        return tensors
+
+    def restore(self, saved: tuple[dict[str, Tensor], int]) -> int:
+        """Take over a saved state and return the number of updates already done."""
+        tensors, done = saved
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.average.load_state_dict(part("average."))
+        parameters = list(self.model.parameters())
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("adam.").items():
+            index, name = key.split(".", 1)
+            if value.ndim:  # in the order of the weights, which the fused update takes for granted
+                value = torch.empty_like(parameters[int(index)]).copy_(value)
+            moments.setdefault(int(index), {})[name] = value
+        self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
+        return done

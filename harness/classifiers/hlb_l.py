@@ -1,0 +1,42 @@
+"""The large net of PureGen's hlb-CIFAR10 family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from harness.classifiers._hlb import decoupled_recipe, hlb_net
+from harness.core.protocols import CLASSIFIERS
+from harness.core.recipe import Recipe
+
+
+@CLASSIFIERS.register(paper="arXiv:2405.18627; github.com/KellerJordan/cifar10-airbench")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HlbL:
+    """Learned 2x2 stem and three residual groups of three convolutions, 128, 512, 512 wide.
+
+    12,721,232 weights for 10 classes, of which 3,480 are scales of batch normalisation that stay 1.
+    It is the net that was meant: a typing error in the published code builds ``hlb_s`` under this
+    name. Groups and running statistics are those of airbench96. The recipe is the paper's without
+    the higher rate of the normalisation's shifts and without cutout of 12 px.
+
+    Attributes:
+        widths: Channels of the three groups.
+        recipe: How it is trained.
+    """
+
+    widths: tuple[int, int, int] = (128, 512, 512)
+    recipe: Recipe = field(
+        default_factory=lambda: decoupled_recipe(
+            9.0, 0.0153, momentum=0.85, epochs=40, batch_size=128, crop_pad=4
+        )
+    )  # fmt: skip
+
+    example: ClassVar[Mapping[str, Any]] = {"widths": [8, 8, 8]}
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Return the network; see :class:`harness.core.protocols.Classifier`."""
+        return hlb_net(self.widths, num_classes, image_shape[0], depth=3, momentums=(0.1, 0.1))

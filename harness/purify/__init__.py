@@ -1,0 +1,1 @@
+"""Purifying anyone's own images: a folder, an array file or a table, of any size."""

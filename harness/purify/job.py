@@ -1,0 +1,322 @@
+"""One purification of many images: cut into chunks, each made once, and a manifest at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.data import ImageSet
+from harness.core.device import pick_device, pick_dtype
+from harness.core.errors import DataError, UsageError
+from harness.core.files import write_text
+from harness.core.params import ComponentSpec, is_trained, networks
+from harness.core.protocols import DEFENSES
+from harness.core.seeds import stream
+from harness.core.spec import PROTOCOL
+from harness.core.values import Json
+from harness.environment import environment
+from harness.execution import Done, Executor
+from harness.progress import Progress
+from harness.purify.sources import Image, Source, open_source, part_path
+from harness.study import Resources
+from harness.work import make_unit, workshop_of
+from harness.workshop import Workshop, is_rowwise
+
+CHUNK = 256  # images that are lost at most when a worker is killed; it changes no byte
+JOB, MANIFEST = "job.json", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far some images were moved.
+
+    Attributes:
+        images: How many.
+        changed: Of them, how many in a byte at least.
+        l2: Sum of their L2 distances in units of [0, 1].
+        largest: Largest change of a byte, in grey levels.
+    """
+
+    images: int = 0
+    changed: int = 0
+    l2: float = 0.0
+    largest: int = 0
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(
+            self.images + other.images,
+            self.changed + other.changed,
+            self.l2 + other.l2,
+            max(self.largest, other.largest),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to purify, and with what.
+
+    Attributes:
+        source: Folder or file, absolute.
+        out: What it becomes; the same kind of thing, elsewhere.
+        defense: With all its parameters.
+        seed: Of the defense.
+        column: Array or column of the images, or None.
+    """
+
+    source: Path
+    out: Path
+    defense: ComponentSpec
+    seed: int = 0
+    column: str | None = None
+
+    @property
+    def parts(self) -> Path:
+        """Where chunks are noted, and kept until the end."""
+        if self.source.is_dir():
+            return self.out / ".purify"
+        return self.out.with_name(f".{self.out.name}.purify")
+
+    @property
+    def manifest(self) -> Path:
+        """Where what was done is written at the end."""
+        return self.out / MANIFEST if self.source.is_dir() else self.out.with_suffix(".json")
+
+    def open(self) -> Source:
+        """Return the images."""
+        return open_source(str(self.source), self.column)
+
+
+def check_job(job: Job, workshop: Workshop) -> Source:
+    """Check all that can be known before; nothing is written.
+
+    Raises:
+        UsageError: If the defense needs more than pixels, or cannot take one of the images.
+    """
+    source = job.open()
+    name = job.defense.name
+    if name == "none" or not is_rowwise(job.defense):
+        raise UsageError(
+            f"defense {name!r} does not purify images one by one: it does nothing, looks at the "
+            "whole training set, or acts in the training. It has its place in a study."
+        )
+    if job.out.suffix != source.suffix:
+        wanted = f"a {source.suffix} file" if source.suffix else "a folder"
+        raise UsageError(f"the source is {wanted}, and so is the output; got {str(job.out)!r}.")
+    if job.out == job.source or job.source in job.out.parents:
+        raise UsageError(f"output {str(job.out)!r} lies in the source; give another place.")
+    for reference in networks(DEFENSES.get(name), job.defense):
+        workshop.check_trained(reference.kind, reference.raw)
+    defense = workshop.component(DEFENSES, job.defense, check=True)
+    for shape, row in source.shapes().items():
+        try:
+            defense.check(_as_set([np.zeros(shape, np.uint8)], [row]))
+        except UsageError as error:
+            [called] = source.names(row, row + 1)
+            raise type(error)(f"defense {name!r}, {called!r}: {error}") from None
+    return source
+
+
+def run_job(
+    job: Job,
+    workshop: Workshop,
+    services: Callable[[], AbstractContextManager[Executor]],
+    progress: Progress,
+) -> dict[str, Json] | list[str]:
+    """Purify what is not purified yet; return the manifest, or why some chunks failed.
+
+    Raises:
+        UsageError: See :func:`check_job`; also if ``out`` is of another job.
+    """
+    source = check_job(job, workshop)
+    there = _open_job(job, source, workshop)
+    if there is not None:
+        progress.note("this has been done before")
+        return there
+    starts = [s for s in range(0, len(source), CHUNK) if not _note(job, s).is_file()]
+    missing = sum(min(CHUNK, len(source) - s) for s in starts)
+    progress.note(f"{len(source)} images, {missing} to purify")
+    if starts:
+        failed = _make(job, workshop, services, progress, starts)
+        if failed:
+            return failed
+    progress.note("every image is purified")
+    source.finish(job.parts, job.out, CHUNK)
+    return _conclude(job, source, workshop)
+
+
+def _make(
+    job: Job,
+    workshop: Workshop,
+    services: Callable[[], AbstractContextManager[Executor]],
+    progress: Progress,
+    starts: list[int],
+) -> list[str]:
+    common: dict[str, Json] = {"store": str(workshop.store.root), "device": workshop.device}
+    wanted = networks(DEFENSES.get(job.defense.name), job.defense)
+    trainings: list[dict[str, Json]] = [
+        {**common, "unit": "resource", "kind": r.kind, "reference": r.raw}
+        for r in wanted
+        if is_trained(r.raw) and not workshop.store.has(workshop.identity(r.kind, r.raw))
+    ]
+    chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
+    with services() as executor, progress:
+        for stage, function, payloads in (
+            ("trainings", make_unit, trainings),
+            ("chunks", purify_chunk, chunks),
+        ):
+            progress.start(stage, len(payloads))
+            failed = []
+            for done in executor.units(function, payloads, Resources()):
+                progress.advance(_told(done, payloads[done.index]), done.seconds)
+                failed += [done.error.partition("\n")[0]] if done.error else []
+            if failed:
+                return failed
+    return []
+
+
+def _told(done: Done, payload: Mapping[str, Json]) -> str:
+    what = f"from image {payload['start']} on" if "start" in payload else "a generator"
+    return f"{what} FAILED: {done.error.partition(chr(10))[0]}" if done.error else what
+
+
+def _payload(job: Job) -> dict[str, Json]:
+    return {
+        "source": str(job.source),
+        "out": str(job.out),
+        "defense": job.defense.to_json(),
+        "seed": job.seed,
+        "column": job.column,
+    }
+
+
+def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
+    """Purify one chunk, unless that has been done; runs in this process or in a worker.
+
+    ``payload``: ``store``, ``device``, ``start`` and what :func:`_payload` gives.
+    """
+    job = Job(
+        Path(payload["source"]),
+        Path(payload["out"]),
+        ComponentSpec.from_json(payload["defense"]),
+        payload["seed"],
+        payload["column"],
+    )
+    start = int(payload["start"])
+    note = _note(job, start)
+    if not note.is_file():
+        source = job.open()
+        before = source.read(start, min(start + CHUNK, len(source)))
+        workshop = workshop_of(payload["store"], payload["device"])
+        after = _purify(job, workshop, before, start)
+        source.write(job.parts, job.out, start, after)
+        # Last: it says that the rest is there.
+        write_text(note, json.dumps(asdict(_moved(before, after))))
+    return {}
+
+
+@cache
+def _defense(store: str, device: str, spec: str) -> Any:
+    return workshop_of(store, device).component(DEFENSES, ComponentSpec.from_json(json.loads(spec)))
+
+
+def _purify(job: Job, workshop: Workshop, images: list[Image], start: int) -> list[Image]:
+    """Purify images of one shape together; a row's noise depends on its number alone."""
+    spec = json.dumps(job.defense.to_json(), sort_keys=True)
+    defense = _defense(str(workshop.store.root), workshop.device, spec)
+    done: list[Image | None] = [None] * len(images)
+    for shape in sorted({image.shape for image in images}):
+        rows = [i for i, image in enumerate(images) if image.shape == shape]
+        same = _as_set([images[i] for i in rows], [start + i for i in rows])
+        purified = defense.purify(same, stream(job.seed, "defense"))
+        for row, image in zip(rows, purified.images, strict=True):
+            done[row] = np.asarray(image)
+    return [image for image in done if image is not None]
+
+
+def _as_set(images: list[Image], rows: list[int]) -> ImageSet:
+    labels = np.zeros(len(rows), np.int64)  # of no use to a row-wise defense
+    return ImageSet(np.stack(images), labels, np.array(rows, np.int64), 1)
+
+
+def _moved(before: list[Image], after: list[Image]) -> Moved:
+    total = Moved()
+    for old, new in zip(before, after, strict=True):
+        step: NDArray[np.int16] = new.astype(np.int16) - old
+        largest = int(np.abs(step).max())
+        l2 = float(np.sqrt(np.square(step / 255).sum()))
+        total += Moved(1, int(largest > 0), l2, largest)
+    return total
+
+
+def _note(job: Job, start: int) -> Path:
+    return part_path(job.parts, start, ".done.json")
+
+
+def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] | None:
+    """Note what the output is of; return its manifest if it is finished.
+
+    Raises:
+        UsageError: If the output is of something else.
+    """
+    entry = DEFENSES.get(job.defense.name)
+    what: dict[str, Json] = {
+        "source": str(job.source),
+        "images": len(source),
+        "content": source.identity(),
+        "defense": workshop.component_identity(entry, job.defense),
+        "seed": job.seed,
+        "protocol": PROTOCOL,
+    }
+    what = json.loads(json.dumps(what))
+    for path in (job.manifest, job.parts / JOB):
+        if path.is_file():
+            earlier = _same_job(path, what, job.out)
+            return earlier if path == job.manifest else None
+    if job.out.is_file() or (job.out.is_dir() and any(job.out.iterdir())):
+        raise UsageError(f"{str(job.out)!r} is there already; give another output.")
+    write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
+    return None
+
+
+def _same_job(path: Path, what: dict[str, Json], out: Path) -> dict[str, Json]:
+    try:
+        earlier: dict[str, Json] = json.loads(path.read_text())
+        differing = sorted(k for k in what if earlier.get(k) != what[k])
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{str(path)!r} is damaged: {error}; give another output.") from error
+    if differing:
+        raise UsageError(
+            f"{str(out)!r} is of another purification: {' and '.join(differing)} differ. "
+            "Give another output, or the same arguments to go on."
+        )
+    return earlier
+
+
+def _conclude(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
+    """Write the manifest, then take the chunks' notes away."""
+    moved = Moved()
+    for start in range(0, len(source), CHUNK):
+        moved += Moved(**json.loads(_note(job, start).read_text()))
+    if not moved.changed:
+        raise DataError(f"defense {job.defense.name!r} changed no byte of {moved.images} images.")
+    device = pick_device(workshop.device)
+    manifest: dict[str, Json] = {
+        **json.loads((job.parts / JOB).read_text()),
+        "parameters": job.defense.to_json(),
+        "changed": moved.changed,
+        "mean_l2": moved.l2 / moved.images,
+        "largest_change": moved.largest,
+        "environment": environment(device, pick_dtype("auto", device)),
+    }
+    write_text(job.manifest, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(job.parts)
+    return manifest

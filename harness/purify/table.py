@@ -1,0 +1,139 @@
+"""Encoded images in a column of a Parquet file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image as Pillow
+
+from harness.core.errors import DataError, UsageError
+from harness.core.files import write_aside
+from harness.purify.sources import Image, part_path
+
+NAMES = ("image", "img", "images", "bytes")
+
+
+class TableSource:
+    """Images as PNG or JPEG bytes in a column; the other columns are copied as they are.
+
+    The column holds bytes, or a struct with a field ``bytes`` as the data sets of Hugging Face do.
+    Purified images are PNG.
+
+    Args:
+        path: The file.
+        column: Which column; without it one called ``image``, ``img``, ``images`` or ``bytes``.
+
+    Raises:
+        UsageError: If there is no such column, or no row.
+    """
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path, column: str | None) -> None:
+        self.path = path
+        try:
+            self.file = pq.ParquetFile(path, memory_map=True)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{str(path)!r} cannot be read as Parquet: {error}") from error
+        self.schema = self.file.schema_arrow
+        fitting = [f.name for f in self.schema if _holds_bytes(f.type)]
+        wanted = [column] if column else [n for n in NAMES if n in fitting]
+        if not wanted or wanted[0] not in fitting:
+            listed = ", ".join(self.schema.names)
+            asked = f"no column {column!r} of image bytes" if column else "no column of image bytes"
+            raise UsageError(f"{str(path)!r} has {asked} (it has {listed}); give --column.")
+        self.column = wanted[0]
+        counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self.ends = np.cumsum(counts)
+        if not len(self):
+            raise UsageError(f"{str(path)!r} has no row.")
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def names(self, start: int, stop: int) -> list[str]:
+        """Return the rows' numbers."""
+        return [f"row {row}" for row in range(start, stop)]
+
+    def identity(self) -> str:
+        """Return size and time of the file."""
+        stat = self.path.stat()
+        return f"{self.column} {stat.st_size} {stat.st_mtime_ns} {len(self)}"
+
+    def shapes(self) -> dict[tuple[int, int, int], int]:
+        """Return the first row of each shape, from the images' headers."""
+        found: dict[tuple[int, int, int], int] = {}
+        row = 0
+        for batch in self.file.iter_batches(1024, columns=[self.column]):
+            for value in batch.column(0):
+                with _open(value, row) as picture:
+                    found.setdefault((3, picture.height, picture.width), row)
+                row += 1
+        return found
+
+    def _rows(self, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
+        """Return some rows, reading no more row groups than they lie in."""
+        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
+        table = self.file.read_row_groups(list(range(first, last + 1)), columns)
+        begins = int(self.ends[first - 1]) if first else 0
+        return table.slice(start - begins, stop - start)
+
+    def read(self, start: int, stop: int) -> list[Image]:
+        """Return the rows as RGB."""
+        found = []
+        column = self._rows(start, stop, [self.column]).column(0)
+        for row, value in enumerate(column, start):
+            with _open(value, row) as picture:
+                try:
+                    pixels = np.asarray(picture.convert("RGB"))
+                except (OSError, ValueError, SyntaxError) as error:
+                    raise DataError(f"the image in row {row} cannot be read: {error}") from error
+            found.append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return found
+
+    def write(self, parts: Path, out: Path, start: int, images: Sequence[Image]) -> None:
+        """Keep the rows' column in a file of its own."""
+        field = self.schema.field(self.column)
+        given = self._rows(start, start + len(images), [self.column]).column(0).to_pylist()
+        values: list[Any] = []
+        for old, image in zip(given, images, strict=True):
+            buffer = io.BytesIO()
+            Pillow.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+            png = buffer.getvalue()
+            values.append({**old, "bytes": png} if isinstance(old, dict) else png)
+        table = pa.table({self.column: pa.array(values, field.type)})
+        write_aside(part_path(parts, start, ".parquet"), lambda aside: pq.write_table(table, aside))
+
+    def finish(self, parts: Path, out: Path, chunk: int) -> None:
+        """Copy the file with the column replaced."""
+        write_aside(out, lambda aside: self._assemble(parts, aside, chunk))
+
+    def _assemble(self, parts: Path, out: Path, chunk: int) -> None:
+        place = self.schema.get_field_index(self.column)
+        with pq.ParquetWriter(out, self.schema) as writer:
+            for start in range(0, len(self), chunk):
+                rows = self._rows(start, min(start + chunk, len(self)))
+                done = pq.read_table(part_path(parts, start, ".parquet")).column(0)
+                writer.write_table(rows.set_column(place, self.schema.field(place), done))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return bool(place >= 0) and _holds_bytes(kind.field(place).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _open(value: Any, row: int) -> Pillow.Image:
+    plain = value.as_py()
+    raw = plain.get("bytes") if isinstance(plain, dict) else plain
+    try:
+        return Pillow.open(io.BytesIO(raw or b""))
+    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DataError(f"the image in row {row} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""How victims come to their weights: one file each."""

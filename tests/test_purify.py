@@ -1,0 +1,270 @@
+"""Purifying one's own images: folders, arrays and tables, in chunks that are made once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from harness.core.params import complete
+from harness.core.protocols import DEFENSES
+from tests.tiny import EBM, CommandLine
+
+JPEG = "{name: jpeg, quality: 30}"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pictures(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    """Smooth images with some noise, uint8 (N, H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 4, 4, 3)).repeat(side // 4, 1).repeat(side // 4, 2)
+    return (coarse + rng.normal(0, 6, coarse.shape)).clip(0, 255).astype(np.uint8)
+
+
+def folder_of(path: Path, images: np.ndarray) -> Path:
+    for index, image in enumerate(images):
+        file = path / ("cat", "dog/brown")[index % 2] / f"{index:05d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return path
+
+
+def expected(images: np.ndarray, raw: dict | str, rows: list[int] | None = None) -> np.ndarray:
+    """What the defense makes of the images at once, (N, H, W, 3)."""
+    from harness.core.data import ImageSet
+    from harness.core.seeds import stream
+    from harness.workshop import Workshop
+
+    defense = Workshop.component(None, DEFENSES, complete(DEFENSES, raw, "x"))  # no resource
+    ids = np.array(range(len(images)) if rows is None else rows, np.int64)
+    chw = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    done = defense.purify(ImageSet(chw, np.zeros(len(ids), np.int64), ids, 1), stream(0, "defense"))
+    return done.images.transpose(0, 2, 3, 1)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> CommandLine:
+    monkeypatch.chdir(tmp_path)
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.purify.job.CHUNK", 8)
+
+
+def purify(cli: CommandLine, *arguments: object) -> int:
+    return cli("purify", *arguments, "--in-process", "--store", "store")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_folder(cli, tmp_path) -> None:
+    images = pictures(20)
+    source = folder_of(tmp_path / "in", images)
+    (source / "labels.csv").write_text("not an image")
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
+    files = sorted(p.relative_to(source) for p in source.rglob("*.png"))
+    assert sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.png")) == (
+        files
+    )
+    order = [int(p.stem) for p in files]
+    wanted = expected(images[order], {"name": "jpeg", "quality": 30})
+    for name, image in zip(files, wanted, strict=True):
+        np.testing.assert_array_equal(read(tmp_path / "out" / name), image)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["images"], manifest["changed"], manifest["seed"]) == (20, 20, 0)
+    step = (wanted.astype(int) - images[order]).reshape(20, -1)
+    assert manifest["mean_l2"] == pytest.approx(np.linalg.norm(step / 255, axis=1).mean())
+    assert manifest["largest_change"] == np.abs(step).max()
+    assert manifest["parameters"]["quality"] == 30
+    assert not (tmp_path / "out" / ".purify").exists()
+    assert "20 of 20 images changed" in cli.out
+    before = (tmp_path / "out" / files[0]).stat().st_mtime_ns
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
+    assert "done before" in cli.out
+    assert (tmp_path / "out" / files[0]).stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("last", [True, False])
+def test_arrays(cli, tmp_path, save, last) -> None:
+    images = pictures(21)
+    given = images if last else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    labels = np.arange(21)
+    save(tmp_path / "in.npz", x_train=given, y_train=labels, x_test=given[:2], note=np.array("hi"))
+    assert purify(cli, tmp_path / "in.npz", tmp_path / "out.npz", "--defense", JPEG) == 0
+    with np.load(tmp_path / "out.npz") as out:
+        wanted = expected(images, {"name": "jpeg", "quality": 30})
+        np.testing.assert_array_equal(
+            out["x_train"] if last else out["x_train"].transpose(0, 2, 3, 1), wanted
+        )
+        np.testing.assert_array_equal(out["y_train"], labels)
+        np.testing.assert_array_equal(out["x_test"], given[:2])
+        assert str(out["note"]) == "hi"
+    assert json.loads((tmp_path / "out.json").read_text())["images"] == 21
+    assert {p.name for p in tmp_path.iterdir()} == {"in.npz", "out.npz", "out.json", "store"}
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_table(cli, tmp_path, nested) -> None:
+    images = pictures(19)
+    cells = [
+        {"bytes": png(i), "path": f"{n}.png"} if nested else png(i) for n, i in enumerate(images)
+    ]
+    table = pa.table({"label": list(range(19)), "img": cells, "text": ["x"] * 19})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=5)
+    assert purify(cli, tmp_path / "in.parquet", tmp_path / "out.parquet", "--defense", JPEG) == 0
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.schema.equals(table.schema)
+    assert out.drop(["img"]).equals(table.drop(["img"]))
+    cells = out.column("img").to_pylist()
+    raw = [c["bytes"] if nested else c for c in cells]
+    if nested:
+        assert [c["path"] for c in cells] == [f"{n}.png" for n in range(19)]
+    wanted = expected(images, {"name": "jpeg", "quality": 30})
+    for bytes_, image in zip(raw, wanted, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(bytes_))), image)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_images_of_several_sizes_and_modes(cli, tmp_path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for side in (32, 48):
+        Image.fromarray(pictures(1, side)[0]).save(source / f"rgb{side}.png")
+    Image.fromarray(pictures(1)[0][..., 0]).save(source / "grey.png")
+    Image.fromarray(pictures(1)[0]).save(source / "photo.jpg")
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
+    out = {p.name: read(p).shape for p in (tmp_path / "out").glob("*.png")}
+    square = (32, 32, 3)
+    assert out == {
+        "rgb32.png": square, "rgb48.png": (48, 48, 3), "grey.png": square, "photo.png": square,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> None:
+    images = pictures(30)
+    source = folder_of(tmp_path / "in", images)
+    files = sorted(source.rglob("*.png"))
+    broken = files[17]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])  # the header is fine, the pixels are not
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 1
+    assert f"image '{broken.relative_to(source)}' cannot be read" in cli.out
+    assert "1 chunks failed" in cli.out
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    assert len(done) == 22
+    times = broken.stat()
+    broken.write_bytes(whole)
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 2  # it has another size
+    assert "content differ" in cli.err
+    assert purify(cli, source, tmp_path / "again", "--defense", JPEG) == 0
+    for path, time_ns in done.items():
+        assert path.stat().st_mtime_ns == time_ns
+
+
+def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
+    """The same bytes as of one process; chunks that were noted are not made again."""
+    images = pictures(1200, 16)
+    np.savez(tmp_path / "in.npz", images=images, labels=np.arange(1200))
+    raw = {"name": "puregen_ebm", "steps": 2, "ebm": EBM}
+    arguments = ["in.npz", "--defense", json.dumps(raw), "--store", "store"]
+    command = [sys.executable, "-m", "harness", "purify"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    one = [*command, *arguments, "one.npz", "--in-process"]
+    subprocess.run(one, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    two = [*command, *arguments, "two.npz"]
+    running = subprocess.Popen(
+        [*two, "--in-process"], cwd=tmp_path, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    parts = tmp_path / ".two.npz.purify"
+    until = time.monotonic() + 120
+    while not list(parts.glob("*.done.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    if (tmp_path / "two.npz").exists():
+        pytest.skip("it was done before it could be killed")
+    noted = {int(p.name[5:14]) for p in parts.glob("*.done.json")}
+    assert noted
+    two += ["--cpus", "2"]
+    done = subprocess.run(
+        two, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    made = {int(row) for row in re.findall(r"from image (\d+) on", done.stdout)}
+    assert not made & noted
+    assert made | noted <= set(range(0, 1200, 256))
+    with np.load(tmp_path / "one.npz") as a, np.load(tmp_path / "two.npz") as b:
+        np.testing.assert_array_equal(a["images"], b["images"])
+        assert not np.array_equal(a["images"], images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gone", "out"), "'.*gone' does not exist"),
+        (("text.txt", "out"), "is no folder, .npz or .parquet file"),
+        (("empty", "out"), "holds no image file"),
+        (("in", "out.npz"), "the source is a folder, and so is the output"),
+        (("in", "in/out"), "lies in the source"),
+        (("in", "full"), "is there already"),
+        (("twins", "out"), "two files .* would become 'a.png'"),
+        (("bad", "out"), "image 'x.png' cannot be read"),
+        (("in", "out", "--column", "x"), "--column is for .npz and .parquet"),
+        (("two.npz", "out.npz"), "2 arrays of uint8 images"),
+        (("two.npz", "out.npz", "--column", "c"), "no array 'c' of uint8 images; it holds a, b, n"),
+        (("bad.npz", "out.npz"), "cannot be read as .npz"),
+        (("bad.parquet", "out.parquet"), "cannot be read as Parquet"),
+        (("plain.parquet", "out.parquet"), "no column of image bytes"),
+        (("in", "out", "--defense", "jpg"), "Did you mean 'jpeg'"),
+        (("in", "out", "--defense", "none"), "does not purify images one by one"),
+        (("in", "out", "--defense", "perfect_filter"), "does not purify images one by one"),
+        (("in", "out", "--defense", "puregen_ebm"), "puregen_ebm.* needs 'ebm'"),
+        (("in", "out", "--set", "quality=101"), "quality"),
+        (("odd", "out", "--defense", json.dumps({"name": "puregen_ebm", "ebm": EBM})), "'x.png': "),
+    ],
+)
+def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(Path("in"), pictures(2))
+    for name in ("empty", "full", "twins", "bad", "odd"):
+        Path(name).mkdir()
+    for name in ("text.txt", "full/x", "bad/x.png", "bad.npz", "bad.parquet"):
+        Path(name).write_text("x")
+    for name in ("a.png", "a.bmp"):
+        Image.fromarray(pictures(1)[0]).save(Path("twins") / name)
+    Image.fromarray(pictures(1)[0][:31]).save(Path("odd") / "x.png")
+    np.savez("two.npz", a=pictures(2), b=pictures(2), n=np.arange(2))
+    pq.write_table(pa.table({"label": [1, 2]}), "plain.parquet")
+    given = arguments if "--defense" in arguments else (*arguments, "--defense", "jpeg")
+    before = sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts)
+    assert purify(cli, *given) == 2, cli.out
+    assert re.search(message, cli.err), cli.err
+    assert "Traceback" not in cli.err
+    assert sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts) == before
