@@ -60,7 +60,9 @@ class Objective:
 
     def _losses(self, parts: Sequence[Features], weights: Tensor, side: int) -> Iterator[Tensor]:
         """Yield the summed loss of chunks of validation images."""
-        chunks = zip(self.validation.x.split(side), self.validation.y.split(side), strict=True)
+        chunks = zip(
+            torch.split(self.validation.x, side), torch.split(self.validation.y, side), strict=True
+        )
         for x, y in chunks:
             seen = self.kernel.features(x)
             rows = torch.cat([self.kernel.theta(seen, part) for part in parts], 1)
@@ -70,7 +72,7 @@ class Objective:
         """Return the mean loss per validation image after training on the block."""
         side = self._side(block.x)
         with torch.no_grad():
-            parts = [self.kernel.features(x) for x in block.x.split(side)]
+            parts = [self.kernel.features(x) for x in torch.split(block.x, side)]
             weights = self._weights(gram_matrix(self.kernel, parts), block.y)
             total = sum(self._losses(parts, weights, side), torch.zeros(()))
         return float(total) / len(self.validation.y)
@@ -84,7 +86,7 @@ class Objective:
         """
         side = self._side(block.x)
         x = block.x.detach().requires_grad_()
-        graph = [self.kernel.features(part) for part in x.split(side)]
+        graph = [self.kernel.features(part) for part in torch.split(x, side)]
         leaves = [tuple(f.detach().requires_grad_() for f in part) for part in graph]
         gram = gram_matrix(self.kernel, leaves).requires_grad_()
         weights = self._weights(gram, block.y)
@@ -102,8 +104,8 @@ class Objective:
 
 def _upper_tiles(matrix: Tensor, side: int) -> Iterator[tuple[int, int, Tensor]]:
     """Yield the tiles on and above the diagonal with their position in tiles."""
-    for i, rows in enumerate(matrix.split(side)):
-        for j, tile in enumerate(rows.split(side, 1)):
+    for i, rows in enumerate(torch.split(matrix, side)):
+        for j, tile in enumerate(torch.split(rows, side, 1)):
             if i <= j:
                 yield i, j, tile
 

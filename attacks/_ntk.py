@@ -155,7 +155,8 @@ def _same(side: int) -> tuple[int, int, int]:
 def _averages(side: int, like: Tensor) -> Tensor:
     """Return the matrix (out, side) that averages along one axis what a convolution sees."""
     out, before, _ = _same(side)
-    offset = torch.arange(side)[None] + before - STRIDE * torch.arange(out)[:, None]
+    positions = torch.arange(side, device=like.device) + before
+    offset = positions - STRIDE * torch.arange(out, device=like.device)[:, None]
     return ((offset >= 0) & (offset < KERNEL_SIDE)).to(like) / KERNEL_SIDE
 
 
@@ -227,7 +228,8 @@ class _Learned(torch.autograd.Function):
         inner = vectors.T @ targets
         ctx.save_for_backward(values, vectors, phi, inner)
         ctx.tau = tau
-        return vectors @ (phi[:, None] * inner)
+        weights: Tensor = vectors @ (phi[:, None] * inner)
+        return weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -71,13 +71,26 @@ class EBMRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What an update showed: numbers for a log, and the chains for a picture."""
+    """What an update showed: numbers for a log, and the chains for a picture.
+
+    Attributes:
+        iteration: Updates done.
+        iterations: Updates in all.
+        seconds: Since the training began, or went on.
+        gap: Mean energy of data minus that of chains, over T; near 0 when chains look like data.
+        images: float32 (B, C, H, W) about in [-1, 1]: the chains.
+    """
 
     iteration: int
     iterations: int
     seconds: float
-    gap: float  # mean E(data)/T - mean E(chains)/T; near 0 when the chains look like data
-    chains: Tensor  # float32 (B, C, H, W) in [-1, 1]
+    gap: float
+    images: Tensor
+
+    @property
+    def summary(self) -> str:
+        """The figure that a log shows."""
+        return f"energy gap {self.gap:+.1f}"
 
 
 def train_ebm(

@@ -410,11 +410,57 @@ def plan(
     console.print(estimate(made, checked, workshop, folder))
 
 
+@cli.command()
+@_study
+@_set
+@_store
+@_device
+@click.option("--in-process", is_flag=True, help="Without Ray, one poison after the other.")
+@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Write the poisons here too, as attack 'published' and export-poisons read them.",
+)  # fmt: skip
+def craft(
+    study: Path,
+    overrides: tuple[str, ...],
+    store: Path | None,
+    device: str,
+    in_process: bool,
+    address: str | None,
+    cpus: int | None,
+    out: Path | None,
+) -> None:
+    """Craft a study's poisons, and nothing else; the store keeps them for every defense."""
+    from harness.craft import craft_study
+    from harness.progress import Progress
+    from harness.report.crafted import crafted_table
+    from harness.study import read_study
+
+    checked = read_study(study, overrides)
+    _show_overrides(checked.overrides)
+    console = _console()
+    services = _executor(in_process, address, cpus, checked.resources, device)
+    folder = out.expanduser().resolve() if out else None
+    try:
+        crafted, errors = craft_study(
+            checked, _workshop(store, device), services, Progress(console), folder
+        )
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on.")
+        sys.exit(130)
+    console.print(crafted_table(crafted))
+    for error in errors:
+        console.print(f"failed: {error}", markup=False)
+    sys.exit(1 if errors else 0)
+
+
 @cli.command(name="ls")
 @click.argument("kind")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_components(kind: str, as_json: bool) -> None:
-    """List components: attacks, defenses, classifiers, datasets, generators, or studies."""
+    """List components: attacks, defenses, classifiers, datasets, generators, scenarios, studies."""
     from harness.catalogue import list_kind, list_table
 
     if as_json:
@@ -536,6 +582,71 @@ def purify(
         sys.exit(1)
     for line in summary(job, done):
         console.print(line, markup=False)
+
+
+@cli.command(name="import-poisons")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--dataset", help="The data they are for: name or YAML mapping, as in a study.")
+@click.option("--format", "form", default="auto", help="auto, or see docs/poisons.md.")
+@click.option(
+    "--companion", type=click.Path(path_type=Path),
+    help="The split (bullseye), the labels (ntga), the set before purification (puregen_purified).",
+)  # fmt: skip
+@click.option("--eps-255", type=float, help="Bound in grey levels, where the files do not say it.")
+@click.option("--adv-label", type=int, help="The adversary's label, for a trigger alone.")
+@click.option("--count", type=click.IntRange(min=1), help="Rows to poison with a trigger.")
+@click.option("--select", type=click.Choice(["last", "first"]), default="last", help="Which rows.")
+@click.option("--attack", default="", help="Name of the attack, for tables.")
+def import_poisons(
+    source: Path,
+    out: Path,
+    dataset: str | None,
+    form: str,
+    companion: Path | None,
+    eps_255: float | None,
+    adv_label: int | None,
+    count: int | None,
+    select: Any,
+    attack: str,
+) -> None:
+    """Read published poisons, running nothing that is in them, and check them.
+
+    A study uses them with the attack 'published'.
+    """
+    from harness.interop.assemble import Choices
+    from harness.interop.commands import import_poisons as bring_in
+
+    choices = Choices(
+        attack=attack, eps_255=eps_255, adv_label=adv_label, count=count, select=select
+    )
+    for line in bring_in(source, out, dataset, form, companion, choices):
+        click.echo(line)
+
+
+@cli.command(name="lint-poisons")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dataset", help="The data they are for: name or YAML mapping, as in a study.")
+def lint_poisons(folder: Path, dataset: str | None) -> None:
+    """Check poison sets: bounds, labels, rows, duplicates, targets. Exit status 1 for an error."""
+    from harness.interop.commands import lint_poisons as lint
+
+    lines, errors = lint(folder, dataset)
+    for line in lines:
+        click.echo(line)
+    sys.exit(1 if errors else 0)
+
+
+@cli.command(name="export-poisons")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--format", "form", required=True, help="toxic, bullseye, numpy, narcissus or png.")
+def export_poisons(folder: Path, out: Path, form: str) -> None:
+    """Write poison sets in the formats that other tools read."""
+    from harness.interop.commands import export_poisons as write
+
+    for line in write(folder, out, form):
+        click.echo(line)
 
 
 @cli.command(name="check-plugin")

@@ -92,10 +92,10 @@ def train(
         share = progress.iteration / progress.iterations
         console.print(
             f"update {progress.iteration}/{progress.iterations} ({share:.0%}), "
-            f"{progress.seconds:.0f} s, energy gap {progress.gap:+.1f}"
+            f"{progress.seconds:.0f} s, {progress.summary}"
         )
         if progress.iteration % 500 == 0 or progress.iteration == progress.iterations:
-            pixels = to_bytes(progress.chains.add(1).div(2))
+            pixels = to_bytes(progress.images.add(1).div(2))
             _save_grid(out / f"samples_{progress.iteration:06d}.png", pixels[: GRID * GRID])
 
     model = generator.train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,11 +16,12 @@ from harness.core.spec import TrialSpec
 from harness.core.values import Json
 from harness.execution import Done, Executor
 from harness.labels import judged_labels, names_of
+from harness.making import make_units
 from harness.plan import Plan, make_plan
 from harness.progress import Progress
 from harness.run_folder import check_run, describe_run, open_run
 from harness.study import StudySpec
-from harness.work import do_trial, make_unit, record_path, samples_path
+from harness.work import do_trial, record_path, samples_path
 from harness.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,10 @@ class _Work:
         A trial that lacks what it needs fails with the error of that: trying it again in each
         trial would multiply the cost of the failure.
         """
-        doomed = self._make_units({t.spec_id for t in trials}, errors)
+        doomed = make_units(
+            self.plan.units, {t.spec_id for t in trials}, self.workshop, self.executor,
+            self.study.resources, self.progress, errors,
+        )  # fmt: skip
         going = [t for t in trials if t.spec_id not in doomed]
         self.progress.start("trials", len(trials))
         for trial in trials:
@@ -159,26 +162,6 @@ class _Work:
             if record.status != "ok":
                 errors.append(describe(record))
             yield record
-
-    def _make_units(self, wanted: set[str], errors: list[str]) -> dict[str, str]:
-        """Make what trials need and return, by id, why some cannot run."""
-        doomed: dict[str, str] = {}
-        common = {"store": str(self.workshop.store.root), "device": self.workshop.device}
-        units = [u for u in self.plan.units if u.trials & wanted and not u.there(self.workshop)]
-        self.progress.start("artefacts", len(units))
-        for _, wave in itertools.groupby(units, key=lambda u: u.wave):
-            ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
-            payloads = [{**common, **u.payload} for u in ready]
-            for done in self.executor.units(make_unit, payloads, self.study.resources):
-                unit = ready[done.index]
-                if not done.error:
-                    self.progress.advance(f"{unit.stage}: {unit.label}", done.seconds)
-                    continue
-                errors.append(f"{unit.label}: {_first_line(done.error)}")
-                self.progress.advance(f"{unit.label} FAILED: {_first_line(done.error)}")
-                for spec_id in unit.trials & wanted:
-                    doomed.setdefault(spec_id, f"{unit.label}: {done.error}")
-        return doomed
 
     def _payload(self, trial: TrialSpec) -> dict[str, Json]:
         return {

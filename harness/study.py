@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from harness.core.params import (
 from harness.core.protocols import ATTACKS, DEFENSES, SCENARIOS
 from harness.core.registry import Registry
 from harness.core.spec import Seeds, TrialSpec, digest
-from harness.core.values import Json
+from harness.core.values import Json, reject_unknown
 from harness.core.yaml_text import read_yaml
 from harness.labels import labels_of
 from harness.overrides import set_value, substitute
@@ -40,7 +40,12 @@ KEYS = {
     "seeds": "a list used for poison, purify and victim alike, or a list for each, crossed",
     "controls": "add attack none and defense none where they are missing (default true)",
     "resources": "cpus and gpus of one trial",
+    "parts": "a list of crossings, each with keys of its own that win over those beside 'parts'",
 }
+# What a part of a study can have of its own.
+CROSSED = (
+    "dataset", "scenario", "attacks", "defenses", "classifiers", "targets", "seeds", "controls",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +57,14 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class StudySpec:
-    """A study, checked, with every default filled in.
+class Crossing:
+    """Components of which each is combined with each.
 
     Attributes:
-        raw: The study as it was given, after overrides.
         targets: Given targets, ``"all"``, or None.
-        overrides: What the command line changed, as ``key: old → new``.
-        labels: Short name of each component, by the hash of its spec.
+        seeds: One of each of the sources of variance per repetition.
     """
 
-    name: str
-    title: str
     datasets: tuple[ComponentSpec, ...]
     scenario: ComponentSpec
     attacks: tuple[ComponentSpec, ...]
@@ -71,10 +72,56 @@ class StudySpec:
     classifiers: tuple[ComponentSpec, ...]
     targets: tuple[int, ...] | str | None
     seeds: tuple[Seeds, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudySpec:
+    """A study, checked, with every default filled in.
+
+    Attributes:
+        parts: Its crossings; most studies are one.
+        raw: The study as it was given, after overrides.
+        overrides: What the command line changed, as ``key: old → new``.
+        labels: Short name of each component, by the hash of its spec.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Crossing, ...]
     resources: Resources
     raw: dict[str, Json]
     overrides: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> tuple[ComponentSpec, ...]:
+        """The datasets of all parts, each once; likewise the others."""
+        return _once(part.datasets for part in self.parts)
+
+    @property
+    def scenarios(self) -> tuple[ComponentSpec, ...]:
+        """The scenarios."""
+        return _once((part.scenario,) for part in self.parts)
+
+    @property
+    def attacks(self) -> tuple[ComponentSpec, ...]:
+        """The attacks, without the targets that the study gives them."""
+        return _once(part.attacks for part in self.parts)
+
+    @property
+    def defenses(self) -> tuple[ComponentSpec, ...]:
+        """The defenses."""
+        return _once(part.defenses for part in self.parts)
+
+    @property
+    def classifiers(self) -> tuple[ComponentSpec, ...]:
+        """The victims' classifiers."""
+        return _once(part.classifiers for part in self.parts)
+
+
+def _once(groups: Iterable[tuple[ComponentSpec, ...]]) -> tuple[ComponentSpec, ...]:
+    found = {digest(spec.to_json()): spec for group in groups for spec in group}
+    return tuple(found.values())
 
 
 def read_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -114,9 +161,6 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
             raise UnknownComponent(
                 f"unknown key {key!r}.{nearest(key, KEYS)} Allowed: {', '.join(KEYS)}."
             )
-    for key in ("dataset", "attacks", "defenses", "classifiers"):
-        if not raw.get(key):
-            raise UsageError(f"the study needs {key!r}: {KEYS[key]}.")
     name = raw.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
@@ -126,21 +170,10 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
     title = raw.get("title", "")
     if not isinstance(title, str):
         raise UsageError(f"title is text, in quotes if need be; got {title!r}.")
-    attacks = _components(ATTACKS, raw, "attacks", base)
-    defenses = _components(DEFENSES, raw, "defenses", base)
-    if _flag(raw, "controls", default=True):
-        attacks = _with_none(attacks)
-        defenses = _with_none(defenses)
     study = StudySpec(
         name=name,
         title=title,
-        datasets=_each(raw, "dataset", lambda item, where: complete_dataset(item, where, base)),
-        scenario=complete(SCENARIOS, raw.get("scenario", "from_scratch"), "scenario", base),
-        attacks=attacks,
-        defenses=defenses,
-        classifiers=_each(raw, "classifiers", lambda i, w: complete_classifier(i, w, base)),
-        targets=_targets(raw.get("targets")),
-        seeds=_seeds(raw.get("seeds", [0])),
+        parts=tuple(_crossing(keys, base, where) for keys, where in _parts(raw)),
         resources=_resources(raw.get("resources", {})),
         raw=raw,
         overrides=overrides,
@@ -149,23 +182,69 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         json.dumps(raw, allow_nan=False)
     except ValueError:
         raise UsageError("the study holds a number that is not finite.") from None
-    _check_start(study)
-    for group in (
-        study.datasets, study.attacks, study.defenses, study.classifiers, (study.scenario,),
-    ):  # fmt: skip
+    for group in (study.datasets, study.attacks, study.defenses, study.scenarios):
         study.labels.update(labels_of(group))
+    for scenario in study.scenarios:  # with which a classifier's label stands in every table
+        of = (part.classifiers for part in study.parts if part.scenario == scenario)
+        study.labels.update(labels_of(_once(of)))
     return study
 
 
-def _check_start(study: StudySpec) -> None:
+def _parts(raw: Mapping[str, Json]) -> Iterator[tuple[dict[str, Json], str]]:
+    """Yield the keys of each crossing, and what to call it in messages."""
+    parts = raw.get("parts")
+    if parts is None:
+        yield dict(raw), ""
+        return
+    if not isinstance(parts, list) or not parts:
+        raise UsageError(f"parts is a list of mappings; got {parts!r}.")
+    shared = {key: raw[key] for key in CROSSED if key in raw}
+    for index, own in enumerate(parts):
+        where = f"parts[{index}]"
+        if not isinstance(own, Mapping):
+            raise UsageError(f"{where} is a mapping; got {own!r}.")
+        reject_unknown(dict.fromkeys(CROSSED), own, where)
+        yield {**shared, **own}, where
+
+
+def _crossing(raw: Mapping[str, Json], base: Path, where: str) -> Crossing:
+    try:
+        return _crossed(raw, base)
+    except UsageError as error:
+        raise type(error)(f"{where}: {error}" if where else str(error)) from None
+
+
+def _crossed(raw: Mapping[str, Json], base: Path) -> Crossing:
+    for key in ("dataset", "attacks", "defenses", "classifiers"):
+        if not raw.get(key):
+            raise UsageError(f"the study needs {key!r}: {KEYS[key]}.")
+    attacks = _components(ATTACKS, raw, "attacks", base)
+    defenses = _components(DEFENSES, raw, "defenses", base)
+    if _flag(raw, "controls", default=True):
+        attacks = _with_none(attacks)
+        defenses = _with_none(defenses)
+    part = Crossing(
+        datasets=_each(raw, "dataset", lambda item, where: complete_dataset(item, where, base)),
+        scenario=complete(SCENARIOS, raw.get("scenario", "from_scratch"), "scenario", base),
+        attacks=attacks,
+        defenses=defenses,
+        classifiers=_each(raw, "classifiers", lambda i, w: complete_classifier(i, w, base)),
+        targets=_targets(raw.get("targets")),
+        seeds=_seeds(raw.get("seeds", [0])),
+    )
+    _check_start(part)
+    return part
+
+
+def _check_start(part: Crossing) -> None:
     """Check that victims name the weights they start from where, and only where, they need some."""
-    wanted = SCENARIOS.get(study.scenario.name).factory.pretrained
-    for index, classifier in enumerate(study.classifiers):
+    wanted = SCENARIOS.get(part.scenario.name).factory.pretrained
+    for index, classifier in enumerate(part.classifiers):
         given = "pretrained" in classifier.params
         if given != wanted:
             verb = "needs" if wanted else "takes no"
             raise UsageError(
-                f"classifiers[{index}] ({classifier.name}): scenario {study.scenario.name!r} "
+                f"classifiers[{index}] ({classifier.name}): scenario {part.scenario.name!r} "
                 f"{verb} 'pretrained', the weights that the victim starts from."
             )
 
@@ -282,27 +361,34 @@ def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
     Raises:
         UsageError: If an attack has no target, or two trials are the same.
     """
-    if study.targets is not None and not any(map(_open_target, study.attacks)):
-        raise UsageError("'targets' is given, and no attack of the study takes a target from it.")
     trials: dict[str, TrialSpec] = {}
-    undefended = {(s.poison, s.victim): s for s in reversed(study.seeds)}
+    for part in study.parts:
+        for trial in _cross(part, num_classes):
+            if trial.spec_id in trials:
+                raise UsageError(
+                    f"attack {trial.attack.name!r} on target {trial.target} stands twice."
+                )
+            trials[trial.spec_id] = trial
+    return sorted(trials.values(), key=lambda t: t.attack.name != "none")
+
+
+def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec]:
+    if part.targets is not None and not any(map(_open_target, part.attacks)):
+        raise UsageError("'targets' is given, and no attack of the study takes a target from it.")
+    undefended = {(s.poison, s.victim): s for s in reversed(part.seeds)}
     for dataset, classifier, seeds in itertools.product(
-        study.datasets, study.classifiers, study.seeds
+        part.datasets, part.classifiers, part.seeds
     ):
         classes = num_classes[digest(dataset.to_json())]
-        aimed = [pair for attack in study.attacks for pair in _aim(attack, study.targets, classes)]
+        aimed = [pair for attack in part.attacks for pair in _aim(attack, part.targets, classes)]
         floor_of = tuple(attack for attack, _ in aimed if attack.name != "none")
-        for (attack, target), defense in itertools.product(aimed, study.defenses):
+        for (attack, target), defense in itertools.product(aimed, part.defenses):
             if defense.name == "none" and undefended[seeds.poison, seeds.victim] != seeds:
                 continue
             control = floor_of if attack.name == "none" else ()
-            trial = TrialSpec(
-                dataset, study.scenario, attack, defense, classifier, seeds, target, control
+            yield TrialSpec(
+                dataset, part.scenario, attack, defense, classifier, seeds, target, control
             )
-            if trial.spec_id in trials:
-                raise UsageError(f"attack {attack.name!r} on target {target} stands twice.")
-            trials[trial.spec_id] = trial
-    return sorted(trials.values(), key=lambda t: t.attack.name != "none")
 
 
 def _open_target(attack: ComponentSpec) -> str | None:

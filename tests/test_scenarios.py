@@ -95,7 +95,7 @@ def test_the_head_on_features_is_that_on_images(start, data) -> None:
     fast = victim("linear_transfer", start, data.train, recipe)
     slow = victim("linear_transfer", start, data.train, recipe, hooks=[Idle()])
     logits = [p.logits(data.test.images) for p in (fast, slow)]
-    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.99  # another order of rows
+    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.97  # another order of rows
 
 
 def test_new_classes_get_a_new_head(start, data) -> None:

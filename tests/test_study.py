@@ -320,6 +320,55 @@ def test_names_of_a_trial(tmp_path) -> None:
     assert judged == ["none", *["badnets budget=0.1"] * 2, *["badnets budget=0.2"] * 2]
 
 
+PARTS = [
+    {"attacks": [{"name": "badnets", "adv_label": 1}], "classifiers": ["hlb_xs"]},
+    {
+        "scenario": "linear_transfer",
+        "dataset": {"name": "shapes", "train": 60, "test": 30, "train_skip_per_class": 2},
+        "attacks": [{"name": "badnets", "budget": 0.3}],
+        "targets": [0, 2],
+        "classifiers": [
+            {"name": "hlb_xs", "recipe": {"epochs": 2}, "pretrained": {"dataset": "shapes"}}
+        ],
+    },
+]
+
+
+def test_a_study_in_parts_is_the_sum_of_them(tmp_path) -> None:
+    study = read(tmp_path, parts=PARTS, targets=None, attacks=None, classifiers=None)
+    trials = trials_of(study)
+    assert len(trials) == 4 + 6
+    found = {(t.scenario.name, t.attack.name, t.defense.name, t.target) for t in trials}
+    assert ("from_scratch", "badnets", "jpeg", 1) in found
+    assert ("linear_transfer", "badnets", "none", 2) in found
+    assert ("from_scratch", "badnets", "none", 2) not in found
+    controls = [t for t in trials if t.attack.name == "none"]
+    assert [len(t.floor_of) for t in controls] == [1, 1, 2, 2]
+    # The scenario stands beside it in every table.
+    assert {names_of(t, study.labels)["classifier"] for t in trials} == {"hlb_xs"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "parts is a list of mappings"),
+        ([], "parts is a list of mappings"),
+        (["x"], r"parts\[0\] is a mapping; got 'x'"),
+        ([{"atacks": []}], r"parts\[0\] has no parameter 'atacks'. Did you mean 'attacks'"),
+        ([{}, {"attacks": ["badnet"]}], r"parts\[1\]: attacks\[0\]: .*Did you mean 'badnets'"),
+        ([{}, {"attacks": []}], r"parts\[1\]: the study needs 'attacks'"),
+    ],
+)
+def test_parts_that_are_refused(tmp_path, parts, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path, parts=parts)
+
+
+def test_parts_that_are_the_same(tmp_path) -> None:
+    with pytest.raises(UsageError, match="attack 'none' on target None stands twice"):
+        trials_of(read(tmp_path, parts=[{}, {}]))
+
+
 def test_a_chain_is_called_by_its_parts(tmp_path) -> None:
     chains = [
         {"name": "chain", "parts": [{"name": "jpeg", "quality": q}, "jpeg"]} for q in (10, 20)

@@ -150,7 +150,11 @@ class Generator(Protocol):
         checkpoint: Path | None = None,
         on_progress: Callable[[Any], None] | None = None,
     ) -> Any:
-        """Train on uint8 (N, C, H, W) and return the model; goes on from ``checkpoint``."""
+        """Train on uint8 (N, C, H, W) and return the model; goes on from ``checkpoint``.
+
+        ``on_progress`` is told ``iteration``, ``iterations``, ``seconds``, ``summary`` (a text)
+        and ``images`` (float (B, C, H, W) in [-1, 1], for a picture).
+        """
         ...
 
     @staticmethod
