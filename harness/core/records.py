@@ -126,6 +126,14 @@ class TrialRecord:
         """Share of clean test images classified right; nan for a failed trial."""
         return self.test_correct / self.test_rows if self.test_rows else float("nan")
 
+    @property
+    def best_accuracy(self) -> float:
+        """Natural accuracy after the best epoch, chosen on the test set itself.
+
+        What stopping in time could win back from an availability attack, at most; never a score.
+        """
+        return max([self.natural_accuracy, *self.curves.get("test_accuracy", ())])
+
     def with_values(self, **values: Any) -> TrialRecord:
         """Return the record with some values replaced."""
         return replace(self, **values)

@@ -183,6 +183,7 @@ def _trial_columns(trial: Trial) -> dict[str, Any]:
         "test_rows": record.test_rows,
         "test_correct": record.test_correct,
         "natural_accuracy": record.natural_accuracy,
+        "best_accuracy": record.best_accuracy,
         "train_rows": record.train_rows,
         "poisons": record.poisons,
         "rows_out": move.rows_out if move else None,

@@ -45,7 +45,7 @@ def main_columns(rows: Sequence[Row]) -> list[Column]:
     extra = dict.fromkeys(p.name for r in rows for p in r.probes[1:])
     columns = [
         *_settings(rows), _label("attack", "Attack"), _label("defense", "Defense"), _flags(),
-        *_results(rows), *(_probe(name) for name in extra), *_targets(), *_costs(),
+        *_results(rows), *_best_epoch(rows), *(_probe(name) for name in extra), *_targets(), *_costs(),
     ]  # fmt: skip
     return [c for c in columns if any(c.value(r) not in (None, "") for r in rows)]
 
@@ -94,6 +94,20 @@ def _results(rows: Sequence[Row]) -> list[Column]:
             "Success that a model trained without attack and defense shows on the same probe.",
             lambda r: fmt.percent(_floor(r)), _floor,
         ),
+    ]  # fmt: skip
+
+
+def _best_epoch(rows: Sequence[Row]) -> list[Column]:
+    """Availability attacks are known to be weaker against training that stops in time."""
+    if all(r.goal != "availability" for r in rows):
+        return []
+    return [
+        Column(
+            "best_accuracy", "Best epoch (%)",
+            "Natural accuracy after the best epoch, chosen on the test set: what stopping in time "
+            "could win back at most, and no score of a defense.",
+            lambda r: fmt.percent(r.best_accuracy), lambda r: r.best_accuracy,
+        )
     ]  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Row:
         targets: Distinct attacked targets.
         accuracy: Natural accuracy, mean over targets and seeds; None if every trial failed.
         accuracy_delta: Accuracy minus that of the undefended twins.
+        best_accuracy: Mean accuracy after each training's best epoch, chosen on the test set.
         class_accuracy: Accuracy on the attacked class (triggered attacks).
         probes: Per probe; the first is the headline. Empty without probes.
         worst, worst_target: Highest headline success of one target (mean over its trials), and
@@ -66,6 +67,7 @@ class Row:
     targets: tuple[int, ...]
     accuracy: Interval | None
     accuracy_delta: Interval | None
+    best_accuracy: float | None
     class_accuracy: Interval | None
     probes: tuple[ProbeResult, ...]
     worst: float | None
@@ -177,6 +179,7 @@ def _row(group: Sequence[Trial], undefended: list[Trial], clean: list[Trial]) ->
         accuracy_delta=(
             obs.paired_difference(accuracy, obs.accuracy(undefended)) if first.defended else None
         ),
+        best_accuracy=_mean(t.record.best_accuracy for t in finished),
         class_accuracy=obs.averaged(obs.class_accuracy(group)),
         probes=probes, worst=worst, worst_target=worst_target,
         worst_name=_class_name(first, worst_target),
