@@ -18,6 +18,7 @@ from harness.core.params import (
     references,
 )
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DATASETS, DEFENSES
+from harness.core.recipe import Recipe
 from harness.core.registry import Parameter
 from harness.core.spec import Seeds, TrialSpec, digest
 from harness.core.values import check_value, typed
@@ -145,6 +146,21 @@ def test_defaults_are_filled_in_and_written_ones_change_nothing() -> None:
     assert (recipe["epochs"], recipe["lr"], recipe["batch_size"]) == (3, 0.3, 64)
     attack = component("attack", {"name": "badnets", "budget": 1})
     assert "adv_label" not in attack.params  # a study's targets fill it
+
+
+def test_a_recipe_by_name() -> None:
+    def recipe(**given):
+        return component("classifier", {"name": "hlb_xs", "recipe": given}).params["recipe"]
+
+    named = recipe(preset="scratch_80", batch_size=64)
+    assert "preset" not in named
+    assert (named["milestones"], named["batch_size"], named["lr"]) == ([30, 50, 70], 64, 0.1)
+    assert recipe(**named) == named  # the same trial, whether by name or in full
+    assert set(Recipe.presets) > {"scratch_200", "linear_40", "fine_tune_60"}
+    for name, preset in Recipe.presets.items():
+        assert max(preset.milestones) < preset.epochs, name
+    with pytest.raises(UsageError, match=r"no preset 'scratch_8'\. Did you mean 'scratch_80'"):
+        recipe(preset="scratch_8")
 
 
 def test_references_are_completed_too() -> None:

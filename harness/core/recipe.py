@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from harness.core.device import Precision
 from harness.core.errors import DataError
@@ -12,6 +12,9 @@ from harness.core.errors import DataError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Optimiser, schedule and augmentation of one training.
+
+    A study may start from a published one by name, ``recipe: {preset: scratch_80, lr: 0.05}``; what
+    it gives beside the name wins.
 
     Attributes:
         epochs: Passes over the training rows.
@@ -44,6 +47,8 @@ class Recipe:
     crop_pad: int = 4
     precision: Precision = "auto"
 
+    presets: ClassVar[dict[str, Recipe]] = {}  # below, by name
+
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise DataError(
@@ -68,3 +73,31 @@ class Recipe:
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         return self.lr * (1 - progress) / (1 - self.warmup)
+
+
+def _steps(epochs: int, *milestones: int, **others: Any) -> Recipe:
+    return Recipe(
+        epochs=epochs, schedule="multistep", milestones=milestones, label_smoothing=0.0,
+        **{"batch_size": 128, "lr": 0.1, **others},
+    )  # fmt: skip
+
+
+_PLAIN: dict[str, Any] = {"flip": False, "crop_pad": 0}
+
+Recipe.presets |= {
+    # PureGen's (arXiv 2405.18627, appendix; its configuration file). There SGD without Nesterov
+    # momentum, and crops with a black border instead of a reflected one.
+    "scratch_200": _steps(200, 100, 150),
+    "scratch_80": _steps(80, 30, 50, 70),
+    "linear_40": _steps(40, 15, 25, 35, batch_size=64, optimizer="adam", **_PLAIN),
+    "fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, **_PLAIN),
+    # Bullseye Polytope's own (arXiv 2005.00191).
+    "linear_60": _steps(60, 30, 45, batch_size=64, optimizer="adam", weight_decay=0.0, **_PLAIN),
+    # Witches' Brew's (arXiv 2009.02276).
+    "brew_40": _steps(40, 14, 24, 35),
+    # The poisoning benchmark's (arXiv 2006.12557).
+    "benchmark_200": _steps(200, 100, 150, weight_decay=2e-4),
+    "benchmark_linear_40": _steps(40, 30, lr=0.01, weight_decay=2e-4),
+    # AVATAR's (arXiv 2303.08500).
+    "avatar_120": _steps(120, 80, 100),
+}

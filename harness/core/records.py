@@ -132,7 +132,8 @@ class TrialRecord:
 
         What stopping in time could win back from an availability attack, at most; never a score.
         """
-        return max([self.natural_accuracy, *self.curves.get("test_accuracy", ())])
+        best: float = max([self.natural_accuracy, *self.curves.get("test_accuracy", ())])
+        return best
 
     def with_values(self, **values: Any) -> TrialRecord:
         """Return the record with some values replaced."""

@@ -100,9 +100,14 @@ def _check_nested(kind: type, default: Any, value: Json, where: str, base: Path 
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} is given as a mapping; got {value!r}.")
     known = parameters_of(kind)
-    reject_unknown(known, value, where)
+    presets = getattr(kind, "presets", {})
+    reject_unknown({**known, "preset": None} if presets else known, value, where)
     merged = {} if default is dataclasses.MISSING else dict(plain(default))
+    if "preset" in value:
+        merged = _preset(presets, value["preset"], where)
     for name, given in value.items():
+        if name == "preset":
+            continue
         merged[name] = check_value(known[name], given, f"{where}.{name}", base)
     lacking = [n for n, p in known.items() if p.required and n not in merged]
     if lacking:
@@ -112,6 +117,16 @@ def _check_nested(kind: type, default: Any, value: Json, where: str, base: Path 
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     return merged
+
+
+def _preset(presets: Mapping[str, Any], name: Json, where: str) -> dict[str, Json]:
+    """Return the plain values behind a name, so that a spec's hash holds those and no name."""
+    if not isinstance(name, str) or name not in presets:
+        raise UnknownComponent(
+            f"{where} has no preset {name!r}.{nearest(str(name), presets)} "
+            f"Allowed: {', '.join(presets)}."
+        )
+    return dict(plain(presets[name]))
 
 
 def typed(annotation: Any, value: Json) -> Any:

@@ -45,7 +45,8 @@ def main_columns(rows: Sequence[Row]) -> list[Column]:
     extra = dict.fromkeys(p.name for r in rows for p in r.probes[1:])
     columns = [
         *_settings(rows), _label("attack", "Attack"), _label("defense", "Defense"), _flags(),
-        *_results(rows), *_best_epoch(rows), *(_probe(name) for name in extra), *_targets(), *_costs(),
+        *_results(rows), *_best_epoch(rows), *(_probe(name) for name in extra),
+        *_targets(), *_costs(),
     ]  # fmt: skip
     return [c for c in columns if any(c.value(r) not in (None, "") for r in rows)]
 
