@@ -198,7 +198,13 @@ class Problem:
         return float(torch.stack(losses).mean())
 
 
-def craft(problem: Problem, eps_255: int, matching: Matching, rng: np.random.Generator) -> Crafted:
+def craft(
+    problem: Problem,
+    eps_255: int,
+    matching: Matching,
+    rng: np.random.Generator,
+    restarts: Sequence[int] | None = None,
+) -> Crafted:
     """Return the poisons of one target: of all restarts' iterates, the one with the best score.
 
     Scores are of the images as they are stored, under augmentations that are drawn once and shared
@@ -210,13 +216,14 @@ def craft(problem: Problem, eps_255: int, matching: Matching, rng: np.random.Gen
         eps_255: Linf bound in grey levels.
         matching: Settings.
         rng: Source of all draws.
+        restarts: Numbers of the restarts to make; all by default.
     """
     seed = subseed(rng)
     fixed = matching.augment.draw((_SCORES, len(problem.base)), stream(seed, "score"))
     fixed = fixed.to(problem.base.device)
     runs = (
         _run(problem, eps_255, matching, fixed, seed, restart)
-        for restart in range(matching.restarts)
+        for restart in (range(matching.restarts) if restarts is None else restarts)
     )
     return min(runs, key=lambda crafted: crafted.loss_after)
 

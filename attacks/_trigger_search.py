@@ -14,13 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from attacks._aware import Aware, fresh_noise, purified, purifier
 from harness.core.augment import random_crop, random_flip
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
 from harness.core.recipe import Recipe
-from harness.core.seeds import stream
+from harness.core.seeds import stream, subseed
 from harness.training import Predictor, fit
 
 
@@ -80,7 +81,8 @@ class FoundTrigger:
 
     Attributes:
         delta: float32 (C, H, W) in units of [0, 1], within the bound.
-        loss_before, loss_after: Cross-entropy of the class without and with it.
+        loss_before, loss_after: Cross-entropy of the class without and with it; of purified
+            images, where the search knows the defense.
     """
 
     delta: NDArray[np.float32]
@@ -96,6 +98,7 @@ def find_trigger(
     eps: float,
     search: TriggerSearch,
     rng: np.random.Generator,
+    aware: Aware | None = None,
 ) -> FoundTrigger:
     """Return the trigger of one class.
 
@@ -107,13 +110,14 @@ def find_trigger(
         eps: Linf bound in units of [0, 1].
         search: Settings.
         rng: Source of all draws.
+        aware: The defense, if the attacker knows it. It shifts no draw of ``rng``, so that two
+            searches that differ in it alone see the same batches.
     """
-    device = next(surrogate.model.parameters()).device
-    model = with_new_class(surrogate.model, rng)
-    own = pood.num_classes
-    _teach_class(model, class_images, pood, own, search, rng, device)
-    logit = own if search.warmup_logit == "own" else adv_label
-    return _optimise(model, class_images, pood, logit, eps, search, rng, surrogate.dtype)
+    model = teach_class(surrogate.model, class_images, pood, search, rng, aware)
+    logit = pood.num_classes if search.warmup_logit == "own" else adv_label
+    return optimise_trigger(
+        model, class_images, pood, logit, eps, search, rng, surrogate.dtype, aware
+    )
 
 
 def with_new_class(model: nn.Module, rng: np.random.Generator) -> nn.Module:
@@ -134,30 +138,42 @@ def with_new_class(model: nn.Module, rng: np.random.Generator) -> nn.Module:
     return model
 
 
-def _teach_class(
-    model: nn.Module,
+def teach_class(
+    surrogate: nn.Module,
     class_images: ImageSet,
     pood: ImageSet,
-    own: int,
     search: TriggerSearch,
     rng: np.random.Generator,
-    device: torch.device,
-) -> None:
-    rows = rng.permutation(len(pood))[: search.pood_rows]
-    repeated = np.tile(class_images.images, (search.class_repeat, 1, 1, 1))
-    both = _image_set(
-        np.concatenate([pood.images[rows], repeated]),
+    aware: Aware | None = None,
+) -> nn.Module:
+    """Return a copy of a network of public images that knows the class too, as its last logit.
+
+    An attacker who knows the defense lets it learn what a victim would: images that were purified
+    once, then augmented.
+    """
+    device = next(surrogate.parameters()).device
+    model, own = with_new_class(surrogate, rng), pood.num_classes
+    private, rows = class_images.images, rng.permutation(len(pood))[: search.pood_rows]
+    public = pood.images[rows]
+    if aware is not None and aware.in_surrogate:
+        seed = subseed(rng.spawn(1)[0])
+        both = purified(np.concatenate([public, private]), aware, seed)
+        public, private = both[: len(public)], both[len(public) :]
+    repeated = np.tile(private, (search.class_repeat, 1, 1, 1))
+    together = _image_set(
+        np.concatenate([public, repeated]),
         np.concatenate([pood.labels[rows], np.full(len(repeated), own)]),
         own + 1,
     )
     if search.class_epochs:
         learn = Recipe(epochs=search.class_epochs, lr=search.class_lr, batch_size=128)
-        fit(model, both, learn, rng, device=device)
+        fit(model, together, learn, rng, device=device)
     if search.warmup_epochs:
         label = own if search.warmup_logit == "own" else int(class_images.labels[0])
-        only = _image_set(class_images.images, np.full(len(class_images), label), own + 1)
+        only = _image_set(private, np.full(len(private), label), own + 1)
         warm = Recipe(epochs=search.warmup_epochs, lr=search.warmup_lr, batch_size=128)
         fit(model, only, warm, rng, device=device)
+    return model
 
 
 def _image_set(
@@ -167,7 +183,7 @@ def _image_set(
     return ImageSet(images, labels.astype(np.int64), ids, num_classes)
 
 
-def _optimise(
+def optimise_trigger(
     model: nn.Module,
     class_images: ImageSet,
     pood: ImageSet,
@@ -176,7 +192,13 @@ def _optimise(
     search: TriggerSearch,
     rng: np.random.Generator,
     dtype: torch.dtype,
+    aware: Aware | None = None,
 ) -> FoundTrigger:
+    """Return the pattern within ``eps`` that makes a network surest of a logit.
+
+    With a defense that is known to the search, the network sees purified images, and the pattern's
+    gradient comes through the purification.
+    """
     device = next(model.parameters()).device
     model.train(search.bn_mode == "train").requires_grad_(False)
     delta = torch.zeros((1, *class_images.image_shape), device=device, requires_grad=True)
@@ -185,7 +207,8 @@ def _optimise(
     from_class = min(search.batch_size - from_pood, len(class_images))
     private, public = torch.tensor(class_images.images), torch.tensor(pood.images)
     seed = int(rng.integers(2**62))
-    first = last = float("nan")
+    purify = purifier(aware) if aware is not None and aware.in_search else None
+    losses: list[Tensor] = []
     for step in range(search.steps):
         draw = stream(seed, "step", step)
         parts = [private[draw.choice(len(private), from_class, replace=False)]]
@@ -195,6 +218,8 @@ def _optimise(
         if search.trigger_on == "augmented":
             x = random_crop(random_flip(x, draw), 4, draw)
         x = (x + delta.clamp(-eps, eps)).clamp(0, 1)
+        if purify is not None:
+            x = purify(x, fresh_noise(x.shape, device, seed, "langevin", step))
         if search.trigger_on == "stored":
             x = random_crop(random_flip(x, draw), 4, draw)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -207,7 +232,6 @@ def _optimise(
         if search.project:
             with torch.no_grad():
                 delta.clamp_(-eps, eps)
-        last = float(loss.detach())
-        first = last if step == 0 else first
+        losses = [*losses[:1], loss.detach()]
     found = delta.detach().clamp(-eps, eps)[0].cpu().numpy()
-    return FoundTrigger(found, first, last)
+    return FoundTrigger(found, float(losses[0]), float(losses[-1]))

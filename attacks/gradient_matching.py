@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,8 +115,31 @@ class GradientMatching:
         """Return that the poisons are rows of one class, labels kept, within ``eps_255``."""
         return Bounds(rows=self._count(train), eps_255=self.eps_255, keeps_labels=True)
 
+    def tries(self) -> int:
+        """Return the number of restarts, each of which a worker of its own can make."""
+        return self.matching.restarts
+
     def poison(self, train: ImageSet, test: ImageSet, rng: np.random.Generator) -> PoisonedSet:
         """Find the setup and its rows, craft, and probe the one target."""
+        return self._poison(train, test, rng, None)
+
+    def attempt(
+        self, train: ImageSet, test: ImageSet, rng: np.random.Generator, number: int
+    ) -> PoisonedSet:
+        """Return what one restart makes (see :class:`harness.core.protocols.Restarted`)."""
+        return self._poison(train, test, rng, [number])
+
+    def best(self, tries: Sequence[PoisonedSet]) -> PoisonedSet:
+        """Return the restart whose images match best."""
+        return min(tries, key=lambda crafted: crafted.details["matching_loss"])
+
+    def _poison(
+        self,
+        train: ImageSet,
+        test: ImageSet,
+        rng: np.random.Generator,
+        restarts: Sequence[int] | None,
+    ) -> PoisonedSet:
         self.check(train, test)
         setup, rows = self._setup(train, test, rng)
         device = next(self.surrogates[0].model.parameters()).device
@@ -130,7 +153,7 @@ class GradientMatching:
             self.matching.augment,
             self.matching.batch_size,
         )
-        crafted = craft(problem, self.eps_255, self.matching, rng)
+        crafted = craft(problem, self.eps_255, self.matching, rng, restarts)
         images = train.images.copy()
         images[rows] = crafted.images
         details = {

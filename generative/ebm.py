@@ -122,9 +122,12 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
         return F.relu(x).float().mean((2, 3)) @ model.l5.weight[0]
 
 
-# Activations of this many numbers at most are worked on at once on a CPU, so that they stay in its
+# Activations of about this many numbers are worked on at once on a CPU, so that they stay in its
 # cache and in memory that the allocator keeps: 16 images of 32 px at the published width.
 _CPU_ACTIVATION = 2**21
+# And images in multiples of this number: oneDNN convolves fewer of them, or an odd number, in other
+# ways, which round otherwise, and the result of a row must not depend on the rows beside it.
+_CPU_ROWS = 16
 
 
 def _backwards(kernel: Tensor) -> Tensor:
@@ -181,10 +184,13 @@ class FoldedEnergy:
         return F.conv2d(grad, self._w[f"{layer}.back"], padding=1)
 
     def _parts(self, x: Tensor) -> Sequence[Tensor]:
-        """Split images into parts of nearly equal size, none of one image unless it is alone."""
-        numbers = len(x) * self._width * x.shape[2] * x.shape[3] // self.patch_size**2
-        count = -(-numbers // _CPU_ACTIVATION) if x.device.type == "cpu" else 1
-        return x.tensor_split(min(count, max(1, len(x) // 2)))
+        """Split images into what is computed at once; on CPUs the last ones may be repeated."""
+        if x.device.type != "cpu":
+            return [x]
+        numbers = self._width * x.shape[2] * x.shape[3] // self.patch_size**2
+        size = max(1, _CPU_ACTIVATION // numbers // _CPU_ROWS) * _CPU_ROWS
+        missing = -len(x) % _CPU_ROWS
+        return (torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x).split(size)
 
     def _input(self, x: Tensor) -> Tensor:
         if self.patch_size > 1:
@@ -211,14 +217,16 @@ class FoldedEnergy:
     @torch.no_grad()
     def energy(self, x: Tensor) -> Tensor:
         """Return energies, float32 (B,), of images float (B, 3, H, W) in [-1, 1]."""
-        head = self._w["l5.weight"].float()[0]
+        head = self._w["l5.weight"].float()
         tops = [self._forward(self._input(part))[-1] for part in self._parts(x)]
-        return torch.cat([top.float().mean((2, 3)) for top in tops]) @ head
+        # A matrix product would round a row by the number of rows.
+        return torch.cat([(top.float().mean((2, 3)) * head).sum(1) for top in tops])[: len(x)]
 
     @torch.no_grad()
     def input_gradient(self, x: Tensor) -> Tensor:
         """Return the gradient of each image's own energy, float32, of the shape of ``x``."""
-        return torch.cat([self._gradient(self._input(part)) for part in self._parts(x)])
+        parts = [self._gradient(self._input(part)) for part in self._parts(x)]
+        return torch.cat(parts)[: len(x)]
 
     def _gradient(self, x: Tensor) -> Tensor:
         w = self._w

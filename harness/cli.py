@@ -496,6 +496,41 @@ def report(run: Path) -> None:
     console.print(f"page: {made.page}", markup=False)
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(run: Path, as_json: bool) -> None:
+    """Show how far a run is, from another terminal. Exit status 1 while a trial has no result."""
+    from dataclasses import asdict
+
+    from harness.status import status_of, words
+
+    found = status_of(run)
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "run": str(found.run)}, indent=1))
+    else:
+        for line in words(found):
+            click.echo(line)
+    sys.exit(0 if found.complete else 1)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--tracking-uri", help="MLflow store. Default: mlflow.db beside RUN, or in runs/.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
+    """Show the runs in MLflow's pages, on this machine only."""
+    store = (run.expanduser().resolve().parent if run else Path("runs").resolve()) / "mlflow.db"
+    if tracking_uri is None and not store.is_file():
+        raise UsageError(f"there is no MLflow store {str(store)!r}; give RUN or --tracking-uri.")
+    uri = tracking_uri or f"sqlite:///{store}"
+    click.echo(f"http://127.0.0.1:{port}  (store: {uri}; Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    os.execv(
+        sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    )
+
+
 @cli.command(name="train-generator")
 @click.argument("kind")
 @click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")

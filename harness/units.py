@@ -14,9 +14,9 @@ from harness.core.registry import Registry
 from harness.core.spec import TrialSpec, digest
 from harness.core.values import Json
 from harness.labels import attack_label, label_of
-from harness.workshop import Workshop, is_rowwise
+from harness.workshop import Workshop, best_of, is_rowwise
 
-STAGES = ("networks", "poisons", "clean rows", "poisoned rows")
+STAGES = ("networks", "tries", "poisons", "clean rows", "poisoned rows")
 
 Key = dict[str, Json]
 _MakeKey = Callable[[], Key]
@@ -45,7 +45,9 @@ class Unit:
     def there(self, workshop: Workshop) -> bool:
         """Whether the store has it; whoever then makes it says what is wrong with its parts."""
         if self.key is not None:
-            return workshop.store.has(self.key)
+            made = workshop.store.has(self.key)
+            # Of a try nothing is left to learn once the best one is kept.
+            return made or (self.stage == "tries" and workshop.store.has(best_of(self.key)))
         data, attack, defense = (
             ComponentSpec.from_json(self.payload[part]) for part in ("dataset", "attack", "defense")
         )
@@ -116,10 +118,20 @@ class _Needs:
     def _poison(self, trial: TrialSpec, attack: ComponentSpec) -> None:
         wave = self._networks(ATTACKS, attack)
         data, seed = self.workshop.dataset(trial.dataset), trial.seeds.poison
+        what = {"dataset": trial.dataset.to_json(), "attack": attack.to_json(), "seed": seed}
+        tries = self.workshop.tries(attack)
+        if tries > 1:
+            for number in range(tries):
+                self._add(
+                    "tries", wave, f"{self._aimed(trial, attack)} try {number}",
+                    partial(self.workshop.try_key, data, attack, seed, number),
+                    unit="try", number=number, **what,
+                )  # fmt: skip
+            wave += 1
         self._add(
             "poisons", wave, self._aimed(trial, attack),
             partial(self.workshop.poison_key, data, attack, seed),
-            unit="poison", dataset=trial.dataset.to_json(), attack=attack.to_json(), seed=seed,
+            unit="poison", **what,
         )  # fmt: skip
 
     def _purified(self, trial: TrialSpec) -> None:
@@ -138,7 +150,7 @@ class _Needs:
                 )  # fmt: skip
         if not rowwise or trial.attack.name != "none":
             self._add(
-                "poisoned rows", 2, f"{name} of {self._aimed(trial, trial.attack)}",
+                "poisoned rows", 3, f"{name} of {self._aimed(trial, trial.attack)}",
                 None,
                 unit="changed", attack=trial.attack.to_json(), poison_seed=trial.seeds.poison,
                 seed=seed, **base,

@@ -27,7 +27,7 @@ def workshop_of(store: str, device: str) -> Workshop:
 def make_unit(payload: dict[str, Json]) -> dict[str, Json]:
     """Make one artefact that trials need, so that the store has it.
 
-    ``payload``: ``store``, ``device``, ``unit`` (resource, poison, block or changed) and the
+    ``payload``: ``store``, ``device``, ``unit`` (resource, try, poison, block or changed) and the
     arguments of that unit.
     """
     workshop = workshop_of(payload["store"], payload["device"])
@@ -45,6 +45,12 @@ def _poison(workshop: Workshop, payload: dict[str, Json]) -> Made:
     return workshop.poisoned(data, attack, payload["seed"])[1]
 
 
+def _try(workshop: Workshop, payload: dict[str, Json]) -> Made:
+    data = workshop.dataset(ComponentSpec.from_json(payload["dataset"]))
+    attack = ComponentSpec.from_json(payload["attack"])
+    return workshop.attempt(data, attack, payload["seed"], payload["number"])[1]
+
+
 def _block(workshop: Workshop, payload: dict[str, Json]) -> Made:
     data = workshop.dataset(ComponentSpec.from_json(payload["dataset"]))
     defense = ComponentSpec.from_json(payload["defense"])
@@ -59,7 +65,9 @@ def _changed(workshop: Workshop, payload: dict[str, Json]) -> Made:
     return workshop.purified(data, poisoned, defense, payload["seed"])[1]
 
 
-_UNITS = {"resource": _resource, "poison": _poison, "block": _block, "changed": _changed}
+_UNITS = {
+    "resource": _resource, "try": _try, "poison": _poison, "block": _block, "changed": _changed,
+}  # fmt: skip
 
 
 def do_trial(payload: dict[str, Json]) -> dict[str, Json]:

@@ -30,6 +30,7 @@ from harness.core.protocols import (
     GENERATORS,
     REGISTRIES,
     Oracle,
+    Restarted,
 )
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
@@ -253,7 +254,11 @@ class Workshop:
 
         def make(folder: Path) -> None:
             build = self.component(ATTACKS, attack)
-            crafted = build.poison(data.train, data.test, stream(seed, "attack"))
+            if self.tries(attack) > 1:
+                numbers = range(build.tries())
+                crafted = build.best([self.attempt(data, attack, seed, n)[0] for n in numbers])
+            else:
+                crafted = build.poison(data.train, data.test, stream(seed, "attack"))
             try:
                 check_poison(data.train, crafted, build.bounds(data.train))
             except UsageError as error:
@@ -269,6 +274,35 @@ class Workshop:
             name, lambda: self.store.recall(key, make, read)
         )
         return found[0], Made(found[1].reused or there, found[1].seconds)
+
+    def tries(self, attack: ComponentSpec) -> int:
+        """Return how many times an attack tries, each a unit of work; 1 for most."""
+        if not issubclass(ATTACKS.get(attack.name).factory, Restarted):
+            return 1
+        build: Restarted = self.component(ATTACKS, attack, check=True)
+        return build.tries()
+
+    def attempt(
+        self, data: Dataset, attack: ComponentSpec, seed: int, number: int
+    ) -> tuple[PoisonedSet, Made]:
+        """Return one try of an attack that tries several times."""
+
+        def make(folder: Path) -> None:
+            build = self.component(ATTACKS, attack)
+            rng = stream(seed, "attack")
+            crafted = build.attempt(data.train, data.test, rng, number)
+            write_arrays(folder / "poison.npz", pack(crafted))
+
+        def read(folder: Path) -> PoisonedSet:
+            return unpack(read_arrays(folder / "poison.npz"), data.train)
+
+        return self.store.recall(self.try_key(data, attack, seed, number), make, read)
+
+    def try_key(
+        self, data: Dataset, attack: ComponentSpec, seed: int, number: int
+    ) -> dict[str, Json]:
+        """Return the key of one try."""
+        return {**self.poison_key(data, attack, seed), "kind": "try", "number": number}
 
     # Purified rows
 
@@ -377,6 +411,11 @@ class Workshop:
     def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
         """Purify one block of the clean rows, so that the store has it."""
         return self._purify(self.blocks(data.train)[block], defense, seed)[1]
+
+
+def best_of(try_key: dict[str, Json]) -> dict[str, Json]:
+    """Return the key of the poisons that a try is one of."""
+    return {k: v for k, v in try_key.items() if k != "number"} | {"kind": "poison"}
 
 
 def is_rowwise(defense: ComponentSpec) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from attacks.badnets import BadNets
+from attacks.gradient_matching import GradientMatching
 from defenses.jpeg import Jpeg
 from defenses.puregen_ebm import PuregenEbm
 from harness.artifacts import LABEL, Store
@@ -17,7 +19,10 @@ from harness.core.errors import DataError, NoEffect
 from harness.core.protocols import ATTACKS, DEFENSES, Bounds
 from harness.core.registry import Entry
 from harness.core.seeds import stream
+from harness.core.spec import Seeds, TrialSpec
 from harness.poisons import check_poison, pack, unpack
+from harness.units import units_of
+from harness.work import make_unit
 from harness.workshop import Workshop
 from tests.store_functions import read, slowly
 from tests.tiny import EBM, add_distribution, component, workshop
@@ -325,3 +330,32 @@ def test_an_oracle_is_told_and_nobody_else_is(tmp_path) -> None:
     chain = component("defense", {"name": "chain", "parts": ["jpeg", "perfect_filter"]})
     with pytest.raises(DataError, match="an oracle stands alone"):
         shop.purified(data, poisoned, chain, 0)
+
+
+def test_tries_are_units_of_their_own_and_the_best_is_kept(tmp_path) -> None:
+    raw = {"name": "gradient_matching", **GradientMatching.example, "target": 1}
+    spec, shop = component("attack", raw), workshop(tmp_path)
+    data = data_of(shop, 110)
+    trial = TrialSpec(
+        component("dataset", {"name": "shapes", "train": 110, "test": 30}),
+        component("scenario", "from_scratch"), spec, component("defense", "none"),
+        component("classifier", "hlb_xs"), Seeds(),
+    )  # fmt: skip
+    units = units_of([trial], shop, {})
+    assert [(u.stage, u.wave) for u in units] == [
+        ("networks", 0), ("tries", 1), ("tries", 1), ("poisons", 2),
+    ]  # fmt: skip
+    for unit in units[:3]:
+        assert not unit.there(shop)
+        make_unit({"store": str(shop.store.root), "device": "cpu", **unit.payload})
+        assert unit.there(shop)
+    tries = [shop.attempt(data, spec, 0, n) for n in range(2)]
+    assert all(made.reused for _, made in tries)
+    losses = [crafted.details["matching_loss"] for crafted, _ in tries]
+    assert losses[0] != losses[1]
+    kept, _ = shop.poisoned(data, spec, 0)
+    assert kept.details["matching_loss"] == min(losses)
+    alone = shop.component(ATTACKS, spec).poison(data.train, data.test, stream(0, "attack"))
+    assert kept.train.digest == alone.train.digest
+    shutil.rmtree(shop.store.root / "try")
+    assert all(unit.there(shop) for unit in units)

@@ -57,6 +57,28 @@ class Attack(Protocol):
         ...
 
 
+@runtime_checkable
+class Restarted(Protocol):
+    """An attack that tries several times and keeps the best try; each is a unit of work.
+
+    Its ``poison`` is ``best`` of ``attempt`` for every number below ``tries()``.
+    """
+
+    def tries(self) -> int:
+        """Return how many times it tries."""
+        ...
+
+    def attempt(
+        self, train: ImageSet, test: ImageSet, rng: np.random.Generator, number: int
+    ) -> PoisonedSet:
+        """Return what one try makes; ``rng`` is that of ``poison``."""
+        ...
+
+    def best(self, tries: Sequence[PoisonedSet]) -> PoisonedSet:
+        """Return the best of all tries, the first of equal ones."""
+        ...
+
+
 class TrainingHook(Protocol):
     """A defense's part in the training loop."""
 

@@ -1,0 +1,167 @@
+"""Trained generators: which there are, and what one is.
+
+A generator is given by the folder, or the weights file, that a study refers to with ``path``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from harness import sweeps
+from harness.artifacts import LABEL, Store
+from harness.core.data import Dataset, ImageSet
+from harness.core.errors import DataError, UsageError
+from harness.core.files import file_digest
+from harness.core.protocols import GENERATORS
+from harness.core.values import Json
+from harness.interop.commands import load_dataset
+
+CONFIG = "config.json"
+
+
+def list_generators(store: Store) -> list[dict[str, Json]]:
+    """Return what is known of each trained generator: those in a store, and those shipped.
+
+    One that cannot be read is listed with its ``error``.
+    """
+    in_store = sorted(label.parent for label in store.root.glob(f"generator/*/{LABEL}"))
+    shipped = sorted(p for p in (sweeps.folder() / "weights").glob("*") if p.is_dir())
+    return [
+        {"origin": origin, **_summary(path)}
+        for origin, folders in (("store", in_store), ("shipped", shipped))
+        for path in folders
+    ]
+
+
+def _summary(path: Path) -> dict[str, Json]:
+    try:
+        found = describe_generator(path)
+    except UsageError as error:
+        return {"name": path.name, "path": str(path), "error": str(error)}
+    return {k: v for k, v in found.items() if k not in ("config", "files")}
+
+
+def generators_table(found: list[dict[str, Json]]) -> Table:
+    """Return what :func:`list_generators` found as a table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "where", "trained on", "parameters", "MB", "digest"):
+        table.add_column(column, style="bold" if column == "name" else None, no_wrap=True)
+    for item in found:
+        if "error" in item:
+            table.add_row(item["name"], "", item["origin"], f"({item['error']})")
+            continue
+        size = f"{item['bytes'] / 1e6:.1f}"
+        cells = (item["dataset"], f"{item['parameters']:,}", size, item["digest"][:12])
+        table.add_row(item["name"], item["kind"], item["origin"], *cells)
+    return table
+
+
+def describe_generator(path: Path) -> dict[str, Json]:
+    """Return all that is known of a trained generator, as plain values.
+
+    ``digest`` is what a study's identity has of it.
+
+    Raises:
+        DataError: If it is of no known kind, missing or damaged.
+    """
+    path = path.expanduser()
+    kind, model = load_generator(path)
+    config = read_config(path)
+    trained = config.pop("trained", None)
+    trained = trained if isinstance(trained, dict) else {}
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    return {
+        "name": path.name,
+        "kind": kind,
+        "path": str(path.resolve()),
+        "dataset": _dataset_name(trained.get("dataset")),
+        "parameters": sum(t.numel() for t in model.state_dict().values()),
+        "bytes": sum(file.stat().st_size for file in files),
+        "digest": file_digest(path),
+        "config": config,
+        "trained": trained,
+        "files": {file.name: file_digest(file) for file in files},
+    }
+
+
+def _dataset_name(reference: Json) -> str:
+    if not isinstance(reference, dict):
+        return "unknown"
+    name, path = str(reference.get("name", "unknown")), reference.get("path")
+    return f"{name} {Path(path).name}" if isinstance(path, str) else name
+
+
+def generator_text(found: Mapping[str, Json]) -> str:
+    """Return what :func:`describe_generator` found, for people."""
+    lines = [
+        f"{found['name']} ({found['kind']}): {found['parameters']:,} parameters",
+        f"path: {found['path']}",
+        f"trained on: {found['dataset']}",
+        f"digest: {found['digest']}",
+    ]
+    for title in ("config", "trained", "files"):
+        if found[title]:
+            lines += [f"{title}:"]
+            lines += [f"  {key}: {_as_text(value)}" for key, value in found[title].items()]
+    return "\n".join([*lines, f"In a study: {{path: {found['path']}}}"])
+
+
+def _as_text(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_config(path: Path) -> dict[str, Json]:
+    """Return the configuration beside a generator's weights; empty where there is none.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    file = path / CONFIG if path.is_dir() else path.with_name(CONFIG)
+    try:
+        raw = json.loads(file.read_text()) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} is no valid configuration: {error}") from error
+    return raw if isinstance(raw, dict) else {}
+
+
+def load_generator(path: Path, device: str = "cpu") -> tuple[str, Any]:
+    """Return kind and model of a trained generator.
+
+    The kind is the one that its note names; without a note, the one that can read it.
+
+    Raises:
+        DataError: If no kind can; says why each cannot.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise DataError(f"{str(path)!r} does not exist.")
+    trained = read_config(path).get("trained")
+    noted = trained.get("name") if isinstance(trained, dict) else None
+    names = [noted] if noted in GENERATORS.names() else GENERATORS.names()
+    reasons = []
+    for name in names:
+        try:
+            return name, GENERATORS.get(name).factory.load(path, device)
+        except UsageError as error:
+            reasons.append(f"{name}: {error}")
+    raise DataError(f"{str(path)!r} is no trained generator. {' '.join(reasons)}")
+
+
+def images_of(dataset: str) -> Dataset:
+    """Return a dataset given as on the command line: a name, or a YAML mapping."""
+    data, _ = load_dataset(dataset)
+    if data is None:
+        raise UsageError("give a dataset.")
+    return data
+
+
+def first_images(data: Dataset, count: int) -> ImageSet:
+    """Return the first test images, or training images where there are no others."""
+    images = data.test if len(data.test) else data.train
+    return images.take(np.arange(min(count, len(images))))

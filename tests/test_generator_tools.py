@@ -1,0 +1,272 @@
+"""What there is of generators, whether one purifies, and what is written of a trajectory."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from defenses.puregen_ebm import PuregenEbm
+from generative.checkpoints import save_ebm
+from generative.ddpm import DDPM, alpha_bar
+from generative.ddpm_checkpoints import save_ddpm
+from generative.ebm import EBM, EBMConfig
+from generative.unet import UNetConfig
+from harness import sweeps
+from harness.artifacts import Store
+from harness.core.errors import DataError, UsageError
+from harness.core.files import file_digest
+from harness.core.seeds import stream
+from harness.datasets.shapes import Shapes
+from harness.generator_check import Measured, noise_losses, verify_generator
+from harness.generator_tools import (
+    describe_generator,
+    generator_text,
+    generators_table,
+    list_generators,
+    load_generator,
+)
+from harness.generator_trajectory import trajectory
+from harness.poisons import changed_rows
+from tests.tiny import EBM as TINY_EBM
+from tests.tiny import component, workshop
+
+SHIPPED = sweeps.folder() / "weights" / "shapes_ebm"
+SHAPES = "{name: shapes, train: 60, test: 40}"
+SMALL = UNetConfig(block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=8)
+
+
+def untrained(folder: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_ebm(folder, EBM(EBMConfig(nf=8)), {"name": "ebm", "dataset": {"name": "shapes"}})
+    return folder
+
+
+def ddpm(folder: Path, note: dict) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_ddpm(folder, DDPM(SMALL, horizon=30), note)
+    return folder
+
+
+# Which there are
+
+
+def test_those_in_the_store_and_those_shipped_are_listed(tmp_path: Path) -> None:
+    made = workshop(tmp_path)
+    made.resource("generator", {**TINY_EBM, "patch_size": 1, "seed": 0})
+    broken = tmp_path / "store" / "generator" / "broken"
+    broken.mkdir()
+    (broken / "artifact.json").write_text("{}")
+    found = list_generators(Store(tmp_path / "store"))
+    assert [item["origin"] for item in found] == ["store", "store", "shipped"]
+    here, bad, shipped = sorted(found[:2], key=lambda i: "error" in i) + found[2:]
+    assert (here["kind"], here["dataset"], here["trained"]["nf"]) == ("ebm", "shapes", 8)
+    assert here["digest"] == file_digest(Path(here["path"]))
+    assert "is no trained generator" in bad["error"]
+    assert (shipped["name"], shipped["parameters"]) == ("shapes_ebm", 66_848)
+    json.dumps(found)
+    assert generators_table(found).row_count == 3
+    assert [i["name"] for i in list_generators(Store(tmp_path / "none"))] == ["shapes_ebm"]
+
+
+def test_a_description_says_what_it_is_and_on_what_it_was_trained(tmp_path: Path) -> None:
+    note = {"name": "ddpm", "dataset": {"name": "npz", "path": "data/pood.npz"}, "seed": 4}
+    found = describe_generator(ddpm(tmp_path / "d", note))
+    assert (found["kind"], found["dataset"]) == ("ddpm", "npz pood.npz")
+    assert found["config"]["horizon"] == 30 and found["trained"]["seed"] == 4
+    assert found["parameters"] == sum(p.numel() for p in DDPM(SMALL).parameters())
+    assert found["files"]["config.json"] == file_digest(tmp_path / "d" / "config.json")
+    text = generator_text(found)
+    assert "trained on: npz pood.npz" in text and "horizon: 30" in text
+
+
+def test_without_a_note_the_files_tell_the_kind(tmp_path: Path) -> None:
+    save_ebm(tmp_path / "e", EBM(EBMConfig(nf=8)), {})
+    assert load_generator(ddpm(tmp_path / "d", {}))[0] == "ddpm"
+    found = describe_generator(tmp_path / "e")
+    assert (found["kind"], found["dataset"]) == ("ebm", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        (None, "", "does not exist"),
+        ("config.json", "{", "is no valid configuration"),
+        ("model.safetensors", "none", "is no trained generator. ddpm: .* ebm: .*safetensors"),
+    ],
+)
+def test_what_is_no_generator(tmp_path: Path, name, content, why) -> None:
+    if name:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=why):
+        describe_generator(tmp_path if name else tmp_path / "none")
+
+
+# Whether it purifies
+
+WANTED = {"retention_fine": 0.7, "energy_gap": 1000.0, "psnr_gain": 0.5}
+
+
+def test_a_trained_network_passes_and_an_untrained_one_fails(tmp_path: Path) -> None:
+    good = verify_generator(
+        SHIPPED, SHAPES, steps=30, count=12, thresholds=WANTED, digest=file_digest(SHIPPED)
+    )
+    assert good.ok, good.lines
+    bad = verify_generator(
+        untrained(tmp_path), SHAPES, steps=30, count=12, thresholds=WANTED, digest="0"
+    )
+    assert not bad.ok and bad.problems[0].startswith("its digest is")
+    assert bad.measured == ()
+    bad = verify_generator(tmp_path, SHAPES, steps=30, count=12, thresholds=WANTED)
+    failing = {m.name for m in bad.measured if not m.ok}
+    assert not bad.ok and {"retention_fine", "energy_gap"} <= failing <= set(WANTED)
+    assert any("FAILS retention_fine" in line and "<= 0.7" in line for line in bad.lines)
+    values = [{m.name: m.value for m in v.measured} for v in (good, bad)]
+    assert values[0]["psnr"] > values[1]["psnr"]
+    assert values[0]["feature_distance"] < values[1]["feature_distance"]
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    weights = untrained(tmp_path) / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["block3.c1.bias"][2] = float("nan")
+    save_file(tensors, weights)
+    found = verify_generator(tmp_path, SHAPES, count=2)
+    assert not found.ok
+    assert found.problems == ("tensor 'block3.c1.bias' has values that are not finite.",)
+
+
+def test_an_artefact_that_is_not_what_was_stored(tmp_path: Path) -> None:
+    folder = untrained(tmp_path)
+    stored = {"model.safetensors": file_digest(folder / "model.safetensors"), "config.json": "0"}
+    (folder / "artifact.json").write_text(json.dumps({"files": stored}))
+    found = verify_generator(folder, SHAPES, count=2)
+    assert found.problems == ("config.json is not what was stored.",)
+
+
+def test_a_diffusion_model_is_measured_by_noise_level(tmp_path: Path) -> None:
+    path = ddpm(tmp_path, {"name": "ddpm"})
+    found = verify_generator(path, SHAPES, steps=5, count=4, thresholds={"loss": 5})
+    names = {m.name: m for m in found.measured}
+    assert {"loss_t0", "loss_t10", "loss_t25", "loss_t29", "loss", "psnr"} <= set(names)
+    assert names["loss"].value == pytest.approx(
+        np.mean([m.value for n, m in names.items() if n.startswith("loss_t")])
+    )
+    with pytest.raises(UsageError, match="Did you mean 'loss_t10'"):
+        verify_generator(path, SHAPES, steps=5, count=4, thresholds={"loss_t1O": 1})
+    with pytest.raises(DataError, match="horizon of 30"):
+        verify_generator(path, SHAPES, steps=31, count=4)
+
+
+@dataclass
+class Knows:
+    """A perfect network, or one that says a share of the truth."""
+
+    x0: torch.Tensor
+    share: float
+    horizon: int = 60
+
+    def noise(self, x: torch.Tensor, t: int) -> torch.Tensor:
+        level = alpha_bar(t)
+        return self.share * (x - np.sqrt(level) * self.x0) / np.sqrt(1 - level)
+
+
+def test_noise_losses() -> None:
+    x0 = torch.rand(8, 3, 32, 32) * 2 - 1
+    assert list(noise_losses(Knows(x0, 1), x0)) == [0, 10, 25, 50, 59]
+    assert max(noise_losses(Knows(x0, 1), x0).values()) < 1e-6
+    for loss in noise_losses(Knows(x0, 0.5), x0).values():
+        assert loss == pytest.approx(0.25, rel=0.02)
+
+
+def test_what_is_not_finite_keeps_no_bound() -> None:
+    assert not Measured("psnr", float("nan")).ok
+    assert not Measured("loss", float("inf"), 1).ok
+    assert Measured("psnr", 20, 20).ok and not Measured("psnr", 19, 20).ok
+    assert Measured("loss", 1, 1).ok and not Measured("loss", 2, 1).ok
+
+
+# What it does to poisons
+
+
+def test_a_trajectory_is_written(tmp_path: Path) -> None:
+    done = trajectory(SHIPPED, SHAPES, tmp_path, steps=(3, 9), count=6, device="cpu")
+    assert {f.name for f in done.files} == {p.name for p in tmp_path.iterdir()}
+    assert {"trajectory.csv", "trajectory.json", "distances.svg", "energies.png"} <= {
+        f.name for f in done.files
+    }
+    with (tmp_path / "trajectory.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [float(r["steps"]) for r in rows] == [0, 3, 9]
+    assert float(rows[2]["poison_moved"]) == pytest.approx(done.found.poison_moved[2].mean())
+    error = done.found.poison_moved[2].std(ddof=1) / np.sqrt(6)
+    assert float(rows[2]["poison_moved_se"]) == pytest.approx(error, rel=1e-5)
+    note = json.loads((tmp_path / "trajectory.json").read_text())
+    assert note["generator"]["digest"] == file_digest(SHIPPED)
+    assert note["poisons"] == "random ±8/255 pattern" and note["images"] == 6
+    assert any("nearer to the clean images" in line for line in done.lines)
+    distance = np.sqrt(3072) * 8 / 255  # clipped at black and white, so a little less
+    assert done.found.clean_to_poison[0].mean() == pytest.approx(distance, rel=0.05)
+
+
+def test_poisons_of_a_study_are_purified_as_in_the_study(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    attack = "{name: badnets, adv_label: 0, budget: 0.2, size_px: 6}"
+    done = trajectory(
+        untrained(tmp_path / "e"), SHAPES, tmp_path / "out", attack=attack, steps=(4,),
+        seed=2, device="cpu", store=store,
+    )  # fmt: skip
+    data = Shapes(train=60, test=40).load()
+    made = workshop(tmp_path)
+    raw = {"name": "badnets", "adv_label": 0, "budget": 0.2, "size_px": 6}
+    poisoned, cost = made.poisoned(data, component("attack", raw), 2)
+    assert cost.reused
+    rows = changed_rows(data.train, poisoned.train)
+    ebm = load_generator(tmp_path / "e")[1]
+    purified = PuregenEbm(ebm=ebm, steps=4).purify(poisoned.train.take(rows), stream(2, "defense"))
+    moved = (purified.images.astype(float) - poisoned.train.images[rows]) / 255
+    expected = np.linalg.norm(moved.reshape(len(rows), -1), axis=1)
+    np.testing.assert_allclose(done.found.poison_moved[1], expected, rtol=0.01)  # but for rounding
+
+
+def test_a_published_trigger_and_a_set_of_poisons(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.full((1, 3, 32, 32), 8 / 127.5, np.float32))
+    path = ddpm(tmp_path / "d", {"name": "ddpm"})
+    done = trajectory(
+        path, SHAPES, tmp_path / "a", trigger=tmp_path / "t.npy", steps=(2,), count=4,
+        energy=untrained(tmp_path / "e"), device="cpu",
+    )  # fmt: skip
+    assert done.unit == "time steps" and done.found.energy_poison is not None
+    example = Path(__file__).parents[1] / "attacks" / "_published_example"
+    done = trajectory(
+        path, "{name: shapes, train: 300, test: 40}", tmp_path / "b", poisons=example,
+        steps=(2,), device="cpu",
+    )  # fmt: skip
+    assert done.found.energy_poison is None
+    assert "energies.svg" not in {f.name for f in done.files}
+    assert 0 < done.found.clean_to_poison[0].max() <= np.sqrt(3072) * 9 / 255
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"attack": "badnets", "poisons": Path("p")}, "one source of poisons; got attack and pois"),
+        ({"attack": "{name: badnets, adv_label: 0}"}, "made in a store"),
+        ({"eps_255": 0}, r"1\.\.255; got 0"),
+        ({"energy": "ddpm"}, "is no energy network"),
+        ({"steps": (31,)}, "horizon of 30"),
+    ],
+)
+def test_what_a_trajectory_refuses(tmp_path: Path, given, why) -> None:
+    path = ddpm(tmp_path / "d", {"name": "ddpm"})
+    given = {"steps": (2,), **given}
+    if "energy" in given:
+        given["energy"] = path
+    with pytest.raises(UsageError, match=why):
+        trajectory(path, SHAPES, tmp_path / "out", count=4, device="cpu", **given)
