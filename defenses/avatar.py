@@ -31,8 +31,8 @@ LAST_TIME = 1e-5  # where the equation ends: at 0 its score is infinite
 def beta(t: float) -> float:
     """Return the rate b(t) at which noise comes in, t in [0, 1].
 
-    >>> beta(0.5)
-    10.05
+    >>> beta(0.0)
+    0.1
     """
     return BETA_LOW + (BETA_HIGH - BETA_LOW) * t
 

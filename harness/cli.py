@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +15,20 @@ from typing import Any
 import click
 from rich.console import Console
 
-from harness import __version__
-from harness.core.errors import UsageError, nearest
+from harness import __version__, poison_commands
+from harness.cli_options import (
+    SuggestingGroup,
+    device_option,
+    limit_option,
+    open_console,
+    open_workshop,
+    out_option,
+    set_option,
+    store_option,
+    study_argument,
+)
+from harness.core.errors import UsageError
+from harness.generator_commands import generators
 
 EXAMPLES = """
 \b
@@ -30,25 +41,6 @@ Examples:
   puregen-bench report runs/narcissus_cpu
   puregen-bench purify photos/ clean/ --defense '{name: puregen_ebm, ebm: {path: weights}}'
 """
-
-
-WIDTH = 200  # of tables in pipes and files
-
-
-class SuggestingGroup(click.Group):
-    """A group that names the nearest command when one is mistyped."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or fail with the nearest one."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            names = self.list_commands(ctx)
-            ctx.fail(
-                f"unknown command {args[0]!r}.{nearest(args[0], names)} "
-                f"Allowed: {', '.join(names)}."
-            )
-        return super().resolve_command(ctx, args)
 
 
 @click.group(
@@ -66,85 +58,13 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _console() -> Console:
-    """Return where to write: lines are not broken, and tables are wide where no person looks."""
-    width = None if sys.stdout.isatty() else WIDTH
-    return Console(highlight=False, soft_wrap=True, width=width)
-
-
-# Arguments and options that several commands share
-
-
-def _study_file(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
-    """Take a bare word for the name of a study that comes with the package."""
-    from harness.sweeps import path_of
-
-    bare = value.name == str(value) and not value.suffix and not value.is_file()
-    return path_of(str(value)) if bare else value
-
-
-def _device_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise UsageError(f"unknown device {value!r}. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ….")
-    return value
-
-
-_study = click.argument("study", type=click.Path(path_type=Path), callback=_study_file)
-_set = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-    help="Change a value of the study: attacks.0.eps_255=16, vars.cifar=data/c.npz. Repeatable.",
-)  # fmt: skip
-_store = click.option(
-    "--store", type=click.Path(path_type=Path, file_okay=False),
-    help="Where poisons, networks and purified rows are kept. "
-    "Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
-)  # fmt: skip
-_device = click.option(
-    "--device", default="auto", callback=_device_name, help="auto, cpu or cuda[:i].",
-    show_default=True,
-)  # fmt: skip
-_out = click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
-)
-_limit = click.option(
-    "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
-)
-
-
-def _workshop(store: Path | None, device: str) -> Any:
-    from harness.artifacts import Store
-    from harness.core.device import pick_device
-    from harness.core.paths import store_dir
-    from harness.workshop import Workshop
-
-    index = pick_device(device).index
-    if index is not None and index >= (count := _gpus()):
-        raise UsageError(
-            f"device {device!r} was asked for; there are {count} GPUs, from cuda:0 on."
-        )
-    root = (store or store_dir()).expanduser().resolve()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"store {str(root)!r} cannot be written: {error.strerror}.") from error
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise UsageError(f"store {str(root)!r} cannot be written: permission denied.")
-    return Workshop(Store(root), device)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
 @cli.command()
-@_study
-@_set
-@_store
-@_device
-@_limit
-@_out
+@study_argument
+@set_option
+@store_option
+@device_option
+@limit_option
+@out_option
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
 @click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
@@ -182,7 +102,7 @@ def run(
         execute(
             checked,
             folder,
-            _workshop(store, device),
+            open_workshop(store, device),
             limit=limit,
             executor=_executor(in_process, address, cpus, checked.resources, device),
             joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
@@ -256,7 +176,7 @@ def execute(
     from harness.progress import Progress
     from harness.run import run_study
 
-    console = _console()
+    console = open_console()
     tracker = None
 
     def open_tracker() -> Any:
@@ -336,7 +256,7 @@ def _report(folder: Path, console: Console) -> Any:
 @click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True)
 @click.option("--train", is_flag=True, help="Train the energy network instead of loading it.")
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
-@_store
+@store_option
 @click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
 def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracking: bool) -> None:
     """Show the whole line in three minutes: a clean-label backdoor, and purification against it.
@@ -354,7 +274,7 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
         execute(
             study,
             out.expanduser().resolve(),
-            _workshop(store, "cpu"),
+            open_workshop(store, "cpu"),
             limit=None,
             executor=_executor(in_process, None, None, study.resources, "cpu"),
             tracking=None if no_tracking else "",
@@ -363,10 +283,10 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
 
 
 @cli.command()
-@_study
-@_set
-@_store
-@_device
+@study_argument
+@set_option
+@store_option
+@device_option
 def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device: str) -> None:
     """Check a study, its data and its weights; start nothing."""
     from harness.plan import make_plan
@@ -374,17 +294,17 @@ def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
-    plan = make_plan(checked, _workshop(store, device))
+    plan = make_plan(checked, open_workshop(store, device))
     click.echo(f"{study}: valid, {len(plan.trials)} trials.")
 
 
 @cli.command()
-@_study
-@_set
-@_store
-@_device
-@_limit
-@_out
+@study_argument
+@set_option
+@store_option
+@device_option
+@limit_option
+@out_option
 def plan(
     study: Path,
     overrides: tuple[str, ...],
@@ -400,10 +320,10 @@ def plan(
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
-    workshop = _workshop(store, device)
+    workshop = open_workshop(store, device)
     made = make_plan(checked, workshop, limit)
     folder = (out or Path("runs") / checked.name).expanduser().resolve()
-    console = _console()
+    console = open_console()
     console.print(f"{len(made.trials)} trials, into {folder}", markup=False)
     console.print(overview(made, checked))
     console.print()
@@ -411,10 +331,10 @@ def plan(
 
 
 @cli.command()
-@_study
-@_set
-@_store
-@_device
+@study_argument
+@set_option
+@store_option
+@device_option
 @click.option("--in-process", is_flag=True, help="Without Ray, one poison after the other.")
 @click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
@@ -440,12 +360,12 @@ def craft(
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
-    console = _console()
+    console = open_console()
     services = _executor(in_process, address, cpus, checked.resources, device)
     folder = out.expanduser().resolve() if out else None
     try:
         crafted, errors = craft_study(
-            checked, _workshop(store, device), services, Progress(console), folder
+            checked, open_workshop(store, device), services, Progress(console), folder
         )
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
@@ -466,7 +386,7 @@ def list_components(kind: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(list_kind(kind), indent=1))
     else:
-        _console().print(list_table(kind))
+        open_console().print(list_table(kind))
 
 
 @cli.command()
@@ -491,7 +411,7 @@ def report(run: Path) -> None:
     from harness.report.render import console_table
 
     made = build_report(run)
-    console = _console()
+    console = open_console()
     console.print(console_table(made.summary))
     console.print(f"page: {made.page}", markup=False)
 
@@ -542,7 +462,7 @@ def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
 )
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
-@_device
+@device_option
 def train_generator(
     kind: str,
     dataset: str,
@@ -555,7 +475,7 @@ def train_generator(
     """Train a generator on any dataset; go on where an earlier call was stopped."""
     from harness.generator_training import train
 
-    train(kind, dataset, out, overrides, seed, threads, device, _console())
+    train(kind, dataset, out, overrides, seed, threads, device, open_console())
 
 
 @cli.command()
@@ -571,8 +491,8 @@ def train_generator(
 @click.option("--in-process", is_flag=True, help="Without Ray, in this process.")
 @click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
-@_store
-@_device
+@store_option
+@device_option
 def purify(
     source: Path,
     out: Path,
@@ -603,10 +523,10 @@ def purify(
         seed,
         column,
     )
-    console = _console()
+    console = open_console()
     services = _executor(in_process, address, cpus, Resources(), device)
     try:
-        done = run_job(job, _workshop(store, device), services, Progress(console))
+        done = run_job(job, open_workshop(store, device), services, Progress(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
         sys.exit(130)
@@ -619,71 +539,6 @@ def purify(
         console.print(line, markup=False)
 
 
-@cli.command(name="import-poisons")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--dataset", help="The data they are for: name or YAML mapping, as in a study.")
-@click.option("--format", "form", default="auto", help="auto, or see docs/poisons.md.")
-@click.option(
-    "--companion", type=click.Path(path_type=Path),
-    help="The split (bullseye), the labels (ntga), the set before purification (puregen_purified).",
-)  # fmt: skip
-@click.option("--eps-255", type=float, help="Bound in grey levels, where the files do not say it.")
-@click.option("--adv-label", type=int, help="The adversary's label, for a trigger alone.")
-@click.option("--count", type=click.IntRange(min=1), help="Rows to poison with a trigger.")
-@click.option("--select", type=click.Choice(["last", "first"]), default="last", help="Which rows.")
-@click.option("--attack", default="", help="Name of the attack, for tables.")
-def import_poisons(
-    source: Path,
-    out: Path,
-    dataset: str | None,
-    form: str,
-    companion: Path | None,
-    eps_255: float | None,
-    adv_label: int | None,
-    count: int | None,
-    select: Any,
-    attack: str,
-) -> None:
-    """Read published poisons, running nothing that is in them, and check them.
-
-    A study uses them with the attack 'published'.
-    """
-    from harness.interop.assemble import Choices
-    from harness.interop.commands import import_poisons as bring_in
-
-    choices = Choices(
-        attack=attack, eps_255=eps_255, adv_label=adv_label, count=count, select=select
-    )
-    for line in bring_in(source, out, dataset, form, companion, choices):
-        click.echo(line)
-
-
-@cli.command(name="lint-poisons")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--dataset", help="The data they are for: name or YAML mapping, as in a study.")
-def lint_poisons(folder: Path, dataset: str | None) -> None:
-    """Check poison sets: bounds, labels, rows, duplicates, targets. Exit status 1 for an error."""
-    from harness.interop.commands import lint_poisons as lint
-
-    lines, errors = lint(folder, dataset)
-    for line in lines:
-        click.echo(line)
-    sys.exit(1 if errors else 0)
-
-
-@cli.command(name="export-poisons")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--format", "form", required=True, help="toxic, bullseye, numpy, narcissus or png.")
-def export_poisons(folder: Path, out: Path, form: str) -> None:
-    """Write poison sets in the formats that other tools read."""
-    from harness.interop.commands import export_poisons as write
-
-    for line in write(folder, out, form):
-        click.echo(line)
-
-
 @cli.command(name="check-plugin")
 @click.argument("kind")
 @click.argument("name")
@@ -693,6 +548,10 @@ def check_plugin(kind: str, name: str) -> None:
 
     for rule in check_component(kind, name):
         click.echo(f"ok  {rule}")
+
+
+for _command in (*poison_commands.COMMANDS, generators):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attacks._class_patterns import scaled
+from attacks._diff_augment import DiffAugment
 from attacks._pgd import Pgd
 from attacks.autoregressive import Autoregressive, draw_rules, residuals, scan, signals_of
 from attacks.lsp import Clusters, Lsp, corners, enlarge
@@ -19,6 +20,7 @@ from tests.tiny_victims import accuracy, smooth_images, victim
 
 TRAIN, TEST = smooth_images(400, 1, contrast=12), smooth_images(200, 2, contrast=12)
 PGD = Pgd(steps=20, step_255=2.0, random_start=True)
+SHIFTS = DiffAugment(shift_px=1, flip=False)  # of images of 16 pixels; as the victim's
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ MAKERS: dict[str, Callable[[Predictor], object]] = {
     "lsp": lambda _: Lsp(rms_255=12, patch_px=4),
     "ops": lambda _: Ops(),
     "autoregressive": lambda _: Autoregressive(),
-    "tap": lambda s: Tap(surrogate=s, eps_255=16, pgd=PGD),
+    "tap": lambda s: Tap(surrogate=s, eps_255=16, pgd=PGD, augment=SHIFTS),
 }
 
 
@@ -87,7 +89,7 @@ def change(attack, images: ImageSet) -> np.ndarray:
 @pytest.mark.parametrize(("attack", "length"), [(Lsp(), 1.304), (Autoregressive(), 1.0)])
 def test_on_grey_images_the_length_is_kept_up_to_rounding(attack, length: float) -> None:
     added = change(attack, grey(20)).reshape(20, -1)
-    np.testing.assert_allclose(np.linalg.norm(added, axis=1), length, rtol=0.01)
+    np.testing.assert_allclose(np.linalg.norm(added, axis=1), length, rtol=0.02)
     assert len(np.unique(added, axis=0)) == 20  # of a class, and yet each its own
 
 
@@ -164,7 +166,7 @@ def test_every_pixel_follows_from_its_neighbours_by_the_rule() -> None:
     assert float(residuals(rules, signal).diagonal().max()) < 1e-9
 
 
-@pytest.mark.parametrize(("count", "least"), [(10, 0.15), (100, 0.04)])
+@pytest.mark.parametrize(("count", "least"), [(10, 0.15), (40, 0.08)])
 def test_rules_neither_diverge_nor_die_nor_repeat_each_other(count: int, least: float) -> None:
     rules = draw_rules(count, 36, stream(0))
     signals = signals_of(rules.repeat(5, 0)[:, None], 32, 32, stream(1))[:, 0]
@@ -192,7 +194,7 @@ def test_a_filter_tells_a_class_by_its_signal() -> None:
 
 @pytest.mark.parametrize("aim", ["next_class", "away"])
 def test_images_show_another_class_within_the_bound(aim: str, surrogate: Predictor) -> None:
-    attack = Tap(surrogate=surrogate, aim=aim, eps_255=16, pgd=PGD)
+    attack = Tap(surrogate=surrogate, aim=aim, eps_255=16, pgd=PGD, augment=SHIFTS)
     poisoned = attack.poison(TRAIN, TEST, stream(0))
     moved = poisoned.train.images.astype(int) - TRAIN.images
     assert 0 < np.abs(moved).max() <= 16 == attack.bounds(TRAIN).eps_255

@@ -61,7 +61,9 @@ def test_every_command_has_help(cli, command) -> None:
 
 def test_a_mistyped_command(cli) -> None:
     assert cli("rnu") == 2
-    assert "unknown command 'rnu'. Did you mean 'run'? Allowed: check-plugin, demo" in cli.err
+    assert (
+        "unknown command 'rnu'. Did you mean 'run'? Allowed: check-plugin, craft, demo" in cli.err
+    )
 
 
 def test_module_and_script_are_the_same_program() -> None:
@@ -116,7 +118,10 @@ def test_describe(cli) -> None:
         (("describe", "attack", "badnet"), "unknown attack 'badnet'. Did you mean 'badnets'?"),
         (("describe", "atack", "badnets"), "unknown kind 'atack'. Did you mean 'attacks'?"),
         (("check-plugin", "defense", "jpg"), "unknown defense 'jpg'. Did you mean 'jpeg'?"),
-        (("validate", "smoek"), "unknown study 'smoek'. Did you mean 'smoke'? Allowed: demo"),
+        (
+            ("validate", "smoek"),
+            "unknown study 'smoek'. Did you mean 'smoke'? Allowed: attacks_cpu, demo",
+        ),
         (("report", "runs/none"), "'runs/none' is no run folder"),
     ],
 )

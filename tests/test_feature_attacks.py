@@ -20,7 +20,7 @@ from harness.training import Predictor, fit
 from tests.tiny_victims import RECIPE, accuracy, smooth_images, success, victim
 
 TRANSFER, TEST = smooth_images(120, 2), smooth_images(300, 1)
-HEAD = replace(RECIPE, epochs=20, crop_pad=0, label_smoothing=0.0)
+HEAD = replace(RECIPE, epochs=16, crop_pad=0, label_smoothing=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +168,12 @@ def test_heads_that_learn_the_poisons_take_the_target_along(
     extractor: Predictor, clean: Predictor
 ) -> None:
     won = floor = 0.0
-    for number in range(6):
-        poisoned = collision_on(extractor, number).poison(TRANSFER, TEST, stream(0))
+    for number in range(5):
+        poisoned = collision_on(extractor, number, eps_255=24).poison(TRANSFER, TEST, stream(0))
         assert poisoned.details["feature_distance"] < poisoned.details["feature_distance_before"]
         won += success(with_new_head(extractor, poisoned.train), poisoned)
         floor += success(clean, poisoned)
-    assert won >= 3 and floor == 0
+    assert won >= 4 and floor == 0
 
 
 @pytest.mark.parametrize("bases", ["first", "random", "nearest"])

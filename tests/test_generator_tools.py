@@ -33,7 +33,7 @@ from harness.generator_tools import (
 from harness.generator_trajectory import trajectory
 from harness.poisons import changed_rows
 from tests.tiny import EBM as TINY_EBM
-from tests.tiny import component, workshop
+from tests.tiny import CommandLine, component, workshop
 
 SHIPPED = sweeps.folder() / "weights" / "shapes_ebm"
 SHAPES = "{name: shapes, train: 60, test: 40}"
@@ -270,3 +270,25 @@ def test_what_a_trajectory_refuses(tmp_path: Path, given, why) -> None:
         given["energy"] = path
     with pytest.raises(UsageError, match=why):
         trajectory(path, SHAPES, tmp_path / "out", count=4, device="cpu", **given)
+
+
+def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = CommandLine(monkeypatch, capsys)
+    weights = sweeps.folder() / "weights" / "shapes_ebm"
+    assert cli("generators", "ls", "--store", "store", "--json") == 0
+    [shipped] = json.loads(cli.out)
+    assert (shipped["name"], shipped["kind"], shipped["origin"]) == ("shapes_ebm", "ebm", "shipped")
+    assert cli("generators", "describe", weights) == 0
+    assert "shapes" in cli.out
+    data = "{name: shapes, train: 60, test: 20}"
+    arguments = (weights, "--dataset", data, "--count", 8, "--steps", 4)
+    assert cli("generators", "verify", *arguments, "--want", "psnr=20") == 0
+    assert cli("generators", "verify", *arguments, "--want", "psnr=99") == 1
+    assert "FAILS psnr" in cli.out
+    assert cli("generators", "verify", *arguments, "--want", "psnr") == 2
+    looks = ("--steps", "0,2,4", "--out", "followed", "--store", "store")
+    assert cli("generators", "trajectory", weights, "--dataset", data, "--count", 4, *looks) == 0
+    assert (tmp_path / "followed" / "distances.svg").is_file()
+    assert cli("generators", "describ") == 2
+    assert "Did you mean 'describe'" in cli.err

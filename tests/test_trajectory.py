@@ -232,8 +232,8 @@ def test_figures_show_the_numbers(shipped: Trajectory, tmp_path: Path) -> None:
     figure = distances(shipped, "Langevin steps")
     ax = figure.axes[0]
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_xdata()) > 1}
-    np.testing.assert_allclose(drawn["clean → purified poison"], shipped.clean_to_poison.mean(1))
-    np.testing.assert_allclose(drawn["poison → purified poison"], shipped.poison_moved.mean(1))
+    np.testing.assert_allclose(drawn["clean → purified poison"], band(shipped.clean_to_poison).mean)
+    np.testing.assert_allclose(drawn["poison → purified poison"], band(shipped.poison_moved).mean)
     [note] = [t.get_text() for t in ax.texts if t.get_text().startswith("from step")]
     assert note.startswith(f"from step {shipped.freed:.0f} on: purified poison nearer to clean")
     histograms = energies(shipped, "Langevin steps", 1)

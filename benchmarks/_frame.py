@@ -1,0 +1,325 @@
+"""What all benchmarks share: timing side by side, peaks, memory, what machine it was, and JSON.
+
+A benchmark yields cases; a case does the same work in several forms, of which the first side is
+the straightforward one: what the papers' code does, in float32, with autograd where they use it.
+All forms of a case take turns within one run, so that whatever else the machine does meets all of
+them. Each side counts with the variant (batch size, say) that is best for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for a script, python only finds what lies beside it
+
+from harness.core.device import pick_dtype
+
+STRAIGHTFORWARD = "straightforward"
+FORBIDDEN = ("ray", "mlflow", "pydantic", "diffusers")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to do the work of a case.
+
+    Attributes:
+        side: :data:`STRAIGHTFORWARD`, or how else.
+        run: Does it once; what it returns is not looked at.
+        count: Items that one run handles, in the case's unit.
+        variant: What is varied within the side, for example ``batch 64``.
+        precision: Type of its products, for the share of the peak; "" where products do not count.
+    """
+
+    side: str
+    run: Callable[[], object]
+    count: int = 1
+    variant: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The same work in several forms.
+
+    Attributes:
+        what: Its name, in a few words.
+        unit: What the seconds are per, for example ``image and step``.
+        forms: The ways; those of the first side are what the others are compared with.
+        check: Returns how far the results of the sides agree, by name; False is a failure.
+        target: Ratio that the fastest side should reach; None is none.
+    """
+
+    what: str
+    unit: str
+    forms: Sequence[Form]
+    check: Callable[[], dict[str, float | bool]]
+    target: float | None = None
+
+
+@dataclass(slots=True)
+class _Times:
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    flop: float = 0.0
+
+
+class _CountFlop(TorchDispatchMode):
+    """Counts what products and convolutions need; torch's own mode refuses ``autograd.grad``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+Cases = Callable[[argparse.Namespace], Iterable[Case]]
+
+
+def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Return a parser with what every benchmark takes; ``defaults`` replaces some of its values."""
+    made = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
+    made.add_argument("--device", default="cpu", help="cpu or cuda[:i]")
+    made.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
+    made.add_argument("--repeats", type=int, default=5, help="runs of each form, taking turns")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
+    made.add_argument("--out", type=Path, help="JSON file to write")
+    made.add_argument("--peak-of", help=argparse.SUPPRESS)
+    made.set_defaults(**defaults)
+    return made
+
+
+def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
+    """Measure all cases, print a line for each form, and write the JSON."""
+    arguments = made.parse_args()
+    device = torch.device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.peak_of:
+        print(_raise_peak(arguments, cases))
+        return
+    began = _load()
+    peaks = {name: peak(device, dtype) for name, dtype in TYPES.items()}
+    found = [_measure(i, case, arguments, peaks) for i, case in enumerate(cases(arguments))]
+    result = {
+        "benchmark": name,
+        "arguments": {k: v for k, v in vars(arguments).items() if k not in ("out", "peak_of")},
+        "machine": machine(device),
+        "load": [began, _load()],
+        "peak_gflop_per_s": {name: value / 1e9 for name, value in peaks.items()},
+        "cases": found,
+        "imported": sorted(set(FORBIDDEN) & sys.modules.keys()),
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    failed = [case["what"] for case in found if not case["agrees"]]
+    if failed or result["imported"]:
+        sys.exit(f"results differ in {failed}; imported: {result['imported']}")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds: of the processor's work where that is what works, or else elapsed ones."""
+    synchronize(device)
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the most floating point operations per second that a device was seen to do.
+
+    On a CPU it is per second of a core, so that other work on the machine does not change it. Both
+    a matrix product and a large convolution are tried: the library for one of them may be slow.
+    """
+    size, batch = (8192, 512) if device.type == "cuda" else (1024, 16)
+    a = torch.randn((size, size), device=device).to(dtype)
+    order = torch.channels_last
+    x = torch.randn((batch, 256, 16, 16), device=device).to(dtype).to(memory_format=order)
+    kernel = torch.randn((256, 256, 3, 3), device=device).to(dtype).to(memory_format=order)
+    flop = {"product": 2 * size**3, "convolution": 2 * 9 * 256 * x.numel()}
+    runs = {"product": lambda: a @ a, "convolution": lambda: F.conv2d(x, kernel, padding=1)}
+    best = 0.0
+    for _ in range(8):
+        for name, work in runs.items():
+            began = clock(device)
+            work()
+            best = max(best, flop[name] / (clock(device) - began))
+    return best
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return on what, and with what, the figures were measured."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    cpu = Path("/proc/cpuinfo")
+    names = cpu.read_text().splitlines() if cpu.exists() else []
+    processor = next((n.partition(":")[2].strip() for n in names if n.startswith("model name")), "")
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return {
+        "commit": git("rev-parse", "--short=12", "HEAD") + changed,
+        "processor": processor or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "bf16": bool(pick_dtype("auto", device) == torch.bfloat16),
+    }
+
+
+def _measure(
+    index: int, case: Case, arguments: argparse.Namespace, peaks: dict[str, float]
+) -> dict[str, Any]:
+    device = torch.device(arguments.device)
+    times = [_Times() for _ in case.forms]
+    for form, found in zip(case.forms, times, strict=True):  # the first run warms up
+        with _CountFlop() as counter:
+            form.run()
+        found.flop = counter.total
+    for _ in range(arguments.repeats):
+        for form, found in zip(case.forms, times, strict=True):
+            synchronize(device)
+            began, began_cpu = time.perf_counter(), clock(device)
+            form.run()
+            synchronize(device)
+            found.seconds.append(time.perf_counter() - began)
+            found.cpu.append(clock(device) - began_cpu)
+    forms = []
+    for number, (form, found) in enumerate(zip(case.forms, times, strict=True)):
+        figures = _figures(form, found, peaks)
+        figures["peak_mib"] = (
+            None if arguments.no_memory else _peak_mib(f"{index}/{number}", form, device)
+        )
+        forms.append(figures)
+    check = case.check()
+    agrees = all(value is not False for value in check.values())
+    result = {"what": case.what, "unit": case.unit, "target": case.target, "forms": forms}
+    result |= {"sides": _sides(forms), "check": check, "agrees": agrees, "load": _load()}
+    _report(result)
+    return result
+
+
+def _figures(form: Form, found: _Times, peaks: dict[str, float]) -> dict[str, Any]:
+    median = statistics.median(found.seconds)
+    figures: dict[str, Any] = {
+        "side": form.side, "variant": form.variant, "count": form.count,
+        "seconds": found.seconds,
+        "median_s": median / form.count,
+        "median_cpu_s": statistics.median(found.cpu) / form.count,
+        "least_s": min(found.seconds) / form.count,
+        "spread": (max(found.seconds) - min(found.seconds)) / median,
+        "gflop": found.flop / form.count / 1e9,
+    }  # fmt: skip
+    if form.precision and found.flop:
+        work = statistics.median(found.cpu)
+        figures["share_of_peak"] = found.flop / work / peaks[form.precision]
+    return figures
+
+
+def _sides(forms: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return, for each side, its best variant and how often faster than the first side's it is."""
+    sides: dict[str, dict[str, Any]] = {}
+    for side in dict.fromkeys(form["side"] for form in forms):
+        of_side = [form for form in forms if form["side"] == side]
+        best = min(of_side, key=lambda form: form["median_s"])
+        sides[side] = {k: best[k] for k in ("variant", "median_s", "peak_mib")}
+        for key, name in (("median_s", "ratio"), ("median_cpu_s", "cpu_ratio")):
+            least = {s: min(f[key] for f in forms if f["side"] == s) for s in (*sides, side)}
+            sides[side][name] = least[next(iter(sides))] / least[side]
+        plain = {f["variant"]: f for f in forms if f["side"] == next(iter(sides))}
+        sides[side]["ratio_at"] = {
+            form["variant"]: plain[form["variant"]]["median_s"] / form["median_s"]
+            for form in of_side
+            if form["variant"] in plain
+        }
+    return sides
+
+
+def _load() -> list[float] | None:
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def _report(result: dict[str, Any]) -> None:
+    print(f"\n{result['what']} (seconds per {result['unit']}; load {result['load']})")
+    for form in result["forms"]:
+        share, memory = form.get("share_of_peak"), form["peak_mib"]
+        print(
+            f"  {form['side']:16} {form['variant']:10} {form['median_s']:11.3e} s, "
+            f"{form['median_cpu_s']:10.3e} s of CPU, spread {form['spread']:4.0%}"
+            + (f", {share:4.0%} of peak" if share is not None else "")
+            + (f", {memory:.0f} MiB" if memory is not None else "")
+        )
+    for side, figures in list(result["sides"].items())[1:]:
+        print(f"  {side}: {figures['ratio']:.2f} times as fast, by CPU {figures['cpu_ratio']:.2f}")
+    print("  " + ", ".join(f"{name}: {value}" for name, value in result["check"].items()))
+
+
+# Memory: on a CPU by how much one run raises that of a fresh process, at its peak.
+
+
+def _peak_mib(place: str, form: Form, device: torch.device) -> float | None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        form.run()
+        return float(torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    command = [sys.executable, *sys.argv, "--peak-of", place]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _raise_peak(arguments: argparse.Namespace, cases: Cases) -> float:
+    index, number = map(int, arguments.peak_of.split("/"))
+    form = next(_nth(cases(arguments), index)).forms[number]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of imports, is forgotten
+    before = _status("VmRSS")
+    form.run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _nth(cases: Iterable[Case], index: int) -> Iterator[Case]:
+    return (case for i, case in enumerate(cases) if i == index)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))  # KiB

@@ -1,0 +1,109 @@
+"""What several commands of the command line share: options, the console, the workshop."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from harness.core.errors import UsageError, nearest
+
+WIDTH = 200  # of tables in pipes and files
+
+
+class SuggestingGroup(click.Group):
+    """A group that names the nearest command when one is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the nearest one."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            names = self.list_commands(ctx)
+            ctx.fail(
+                f"unknown command {args[0]!r}.{nearest(args[0], names)} "
+                f"Allowed: {', '.join(names)}."
+            )
+        return super().resolve_command(ctx, args)
+
+
+def open_console() -> Console:
+    """Return where to write: lines are not broken, and tables are wide where no person looks."""
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+# Arguments and options that several commands share
+
+
+def _study_file(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    """Take a bare word for the name of a study that comes with the package."""
+    from harness.sweeps import path_of
+
+    bare = value.name == str(value) and not value.suffix and not value.is_file()
+    return path_of(str(value)) if bare else value
+
+
+def _device_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise UsageError(f"unknown device {value!r}. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ….")
+    return value
+
+
+study_argument = click.argument("study", type=click.Path(path_type=Path), callback=_study_file)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a value of the study: attacks.0.eps_255=16, vars.cifar=data/c.npz. Repeatable.",
+)  # fmt: skip
+store_option = click.option(
+    "--store", type=click.Path(path_type=Path, file_okay=False),
+    help="Where poisons, networks and purified rows are kept. "
+    "Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
+)  # fmt: skip
+device_option = click.option(
+    "--device", default="auto", callback=_device_name, help="auto, cpu or cuda[:i].",
+    show_default=True,
+)  # fmt: skip
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
+)
+
+
+def open_workshop(store: Path | None, device: str) -> Any:
+    """Return the workshop on a store that can be written.
+
+    Raises:
+        UsageError: If it cannot, or there is no such device.
+    """
+    from harness.artifacts import Store
+    from harness.core.device import pick_device
+    from harness.core.paths import store_dir
+    from harness.workshop import Workshop
+
+    index = pick_device(device).index
+    if index is not None and index >= (count := _gpus()):
+        raise UsageError(
+            f"device {device!r} was asked for; there are {count} GPUs, from cuda:0 on."
+        )
+    root = (store or store_dir()).expanduser().resolve()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"store {str(root)!r} cannot be written: {error.strerror}.") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UsageError(f"store {str(root)!r} cannot be written: permission denied.")
+    return Workshop(Store(root), device)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

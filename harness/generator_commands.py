@@ -1,0 +1,136 @@
+"""Commands around trained generators: what there is, whether it is sound, what it does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli_options import (
+    SuggestingGroup,
+    device_option,
+    open_console,
+    open_workshop,
+    store_option,
+)
+from harness.core.errors import UsageError
+
+
+@click.group(cls=SuggestingGroup)
+def generators() -> None:
+    """List, describe and verify trained generators; follow images through one."""
+
+
+@generators.command(name="ls")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_all(store: Path | None, as_json: bool) -> None:
+    """List the generators of the store, and those that come with the package."""
+    from harness.generator_tools import generators_table, list_generators
+
+    found = list_generators(open_workshop(store, "cpu").store)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        open_console().print(generators_table(found))
+
+
+@generators.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def describe(path: Path, as_json: bool) -> None:
+    """Describe a generator: architecture, what it was trained on and how, files and digest."""
+    from harness.generator_tools import describe_generator, generator_text
+
+    found = describe_generator(path)
+    click.echo(json.dumps(found, indent=1) if as_json else generator_text(found))
+
+
+@generators.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="Images to try it on: name or YAML, as in a study.")
+@click.option("--steps", type=click.IntRange(min=1), help="Purification steps.")
+@click.option("--count", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--digest", help="What its files must hash to (see: generators describe).")
+@click.option(
+    "--want", "wanted", multiple=True, metavar="NAME=NUMBER",
+    help="A bound: psnr=27 or psnr_gain=3 at least, retention_fine=0.3 at most. Repeatable.",
+)  # fmt: skip
+@device_option
+def verify(
+    path: Path,
+    dataset: str,
+    steps: int | None,
+    count: int,
+    digest: str | None,
+    wanted: tuple[str, ...],
+    device: str,
+) -> None:
+    """Load a generator and measure what it does to images. Exit status 1 if something is wrong."""
+    from harness.generator_check import verify_generator
+
+    found = verify_generator(
+        path, dataset, steps=steps, count=count, thresholds=_bounds(wanted), digest=digest,
+        device=device,
+    )  # fmt: skip
+    for line in found.lines:
+        click.echo(line)
+    sys.exit(0 if found.ok else 1)
+
+
+def _bounds(wanted: tuple[str, ...]) -> dict[str, float]:
+    bounds = {}
+    for text in wanted:
+        name, _, number = text.partition("=")
+        try:
+            bounds[name] = float(number)
+        except ValueError:
+            raise UsageError(f"--want takes NAME=NUMBER, as psnr=27; got {text!r}.") from None
+    return bounds
+
+
+@generators.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="Clean images: name or YAML, as in a study.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--attack", help="As in a study, YAML; without a source: a random ±eps pattern.")
+@click.option("--trigger", type=click.Path(path_type=Path), help="Published trigger, .npy.")
+@click.option("--poisons", type=click.Path(path_type=Path), help="Imported poison set.")
+@click.option("--eps-255", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--steps", help="Where to look, as 0,10,50,100.")
+@click.option("--count", type=click.IntRange(min=2), default=128, show_default=True)
+@click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges a DDPM's images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@store_option
+@device_option
+def trajectory(
+    path: Path,
+    dataset: str,
+    out: Path,
+    attack: str | None,
+    trigger: Path | None,
+    poisons: Path | None,
+    eps_255: int,
+    steps: str | None,
+    count: int,
+    energy: Path | None,
+    seed: int,
+    store: Path | None,
+    device: str,
+) -> None:
+    """Follow clean and poisoned images through one purification: distances, energies, figures."""
+    from harness.generator_trajectory import trajectory as follow
+
+    try:
+        looks = tuple(sorted({int(s) for s in steps.split(",")})) if steps else None
+    except ValueError:
+        raise UsageError(f"--steps are whole numbers, as 0,10,50; got {steps!r}.") from None
+    found = follow(
+        path, dataset, out, attack=attack, trigger=trigger, poisons=poisons, eps_255=eps_255,
+        steps=looks, count=count, energy=energy, seed=seed, device=device,
+        store=open_workshop(store, device).store,
+    )  # fmt: skip
+    for line in found.lines:
+        click.echo(line)
