@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script, python only finds what lies beside it
+# For a script, python only finds what lies beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.core.device import pick_dtype
 
+ROOT = Path(__file__).resolve().parents[1]
 STRAIGHTFORWARD = "straightforward"
 FORBIDDEN = ("ray", "mlflow", "pydantic", "diffusers")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

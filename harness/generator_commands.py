@@ -99,7 +99,7 @@ def _bounds(wanted: tuple[str, ...]) -> dict[str, float]:
 @click.option("--trigger", type=click.Path(path_type=Path), help="Published trigger, .npy.")
 @click.option("--poisons", type=click.Path(path_type=Path), help="Imported poison set.")
 @click.option("--eps-255", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--steps", help="Where to look, as 0,10,50,100.")
+@click.option("--steps", help="Where to look besides the start, as 10,50,100.")
 @click.option("--count", type=click.IntRange(min=2), default=128, show_default=True)
 @click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges a DDPM's images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -126,7 +126,7 @@ def trajectory(
     try:
         looks = tuple(sorted({int(s) for s in steps.split(",")})) if steps else None
     except ValueError:
-        raise UsageError(f"--steps are whole numbers, as 0,10,50; got {steps!r}.") from None
+        raise UsageError(f"--steps are whole numbers, as 10,50,100; got {steps!r}.") from None
     found = follow(
         path, dataset, out, attack=attack, trigger=trigger, poisons=poisons, eps_255=eps_255,
         steps=looks, count=count, energy=energy, seed=seed, device=device,

@@ -62,7 +62,7 @@ def test_every_command_has_help(cli, command) -> None:
 def test_a_mistyped_command(cli) -> None:
     assert cli("rnu") == 2
     assert (
-        "unknown command 'rnu'. Did you mean 'run'? Allowed: check-plugin, craft, demo" in cli.err
+        "unknown command 'rnu'. Did you mean 'run'? Allowed: check-plugin, craft" in cli.err
     )
 
 
@@ -120,7 +120,7 @@ def test_describe(cli) -> None:
         (("check-plugin", "defense", "jpg"), "unknown defense 'jpg'. Did you mean 'jpeg'?"),
         (
             ("validate", "smoek"),
-            "unknown study 'smoek'. Did you mean 'smoke'? Allowed: attacks_cpu, demo",
+            "unknown study 'smoek'. Did you mean 'smoke'? Allowed: attacks",
         ),
         (("report", "runs/none"), "'runs/none' is no run folder"),
     ],

@@ -287,7 +287,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert cli("generators", "verify", *arguments, "--want", "psnr=99") == 1
     assert "FAILS psnr" in cli.out
     assert cli("generators", "verify", *arguments, "--want", "psnr") == 2
-    looks = ("--steps", "0,2,4", "--out", "followed", "--store", "store")
+    looks = ("--steps", "2,4", "--out", "followed", "--store", "store")
     assert cli("generators", "trajectory", weights, "--dataset", data, "--count", 4, *looks) == 0
     assert (tmp_path / "followed" / "distances.svg").is_file()
     assert cli("generators", "describ") == 2
