@@ -106,7 +106,8 @@ class Narcissus:
         aware_gradient: The search's gradient through the steps: ``full``, the derivative, which for
             this piecewise linear energy is the identity almost everywhere; ``straight_through``,
             the identity at once, the same trigger in less time; or ``secant``, with the energy's
-            curvature over the width of a step's noise, at three times the time.
+            curvature over the width of a step's noise, at three times the time: the one that sees
+            which patterns the steps take away.
     """
 
     adv_label: int

@@ -93,7 +93,7 @@ class NarcissusAll:
         **{k: v for k, v in Narcissus.example.items() if k != "adv_label"},
         "probe_rows": 4,
         "magnifications": [1],
-        "search": {"class_epochs": 0, "warmup_epochs": 0, "steps": 3},
+        "search": {"class_epochs": 0, "warmup_epochs": 0, "steps": 10, "lr": 0.05, "batch_size": 4},
     }
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def _case(name: str, arguments: argparse.Namespace) -> Case:
     rows = arguments.updates * max(arguments.batches)
     images = source.integers(0, 256, (rows, 3, 32, 32), dtype=np.uint8)
     train = ImageSet(images, source.integers(0, 10, rows), np.arange(rows), 10)
-    classifier = CLASSIFIERS.get(name).component()
+    classifier = CLASSIFIERS.get(name).factory()
     model = build_model(classifier.build, 10, (3, 32, 32), stream(seed, "benchmark"))
 
     def recipe(batch: int, precision: str) -> Recipe:

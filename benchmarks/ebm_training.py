@@ -1,8 +1,8 @@
 """How fast an energy network is trained, against the straightforward form in the same run.
 
-Both do the same updates: chains of Langevin steps from stored states, the contrastive loss, Adam.
-The straightforward side is the published loop on a CPU: float32, NCHW order, gradients by autograd,
-two numbers read back per update for its log. Ours is ``train_ebm``, with what surrounds the updates.
+Both do the same updates: chains of Langevin steps from a bank, the contrastive loss, Adam.
+The straightforward side is the published loop: float32, NCHW order, gradients by autograd, two
+numbers read back per update for its log. Ours is ``train_ebm``, with what surrounds the updates.
 
     OMP_NUM_THREADS=1 python benchmarks/ebm_training.py --out ebm_training.json
 """

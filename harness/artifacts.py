@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -30,10 +31,17 @@ LABEL = "artifact.json"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Whether an artefact was there already, and what it cost to make."""
+    """Whether an artefact was there already, and what it cost to make.
+
+    Attributes:
+        reused: Whether it was there.
+        seconds: Wall time of making it.
+        peak_mib: Largest memory that the process which made it had used by then.
+    """
 
     reused: bool
     seconds: float
+    peak_mib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,8 @@ class Store:
                 make(aside)
                 seconds = time.perf_counter() - began
                 files = {p.name: file_digest(p) for p in sorted(aside.iterdir())}
-                label = {"key": key, "files": files, "seconds": seconds}
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                label = {"key": key, "files": files, "seconds": seconds, "peak_mib": peak}
                 (aside / LABEL).write_text(json.dumps(label, indent=1, sort_keys=True))
                 for path in aside.iterdir():
                     with path.open("rb") as handle:
@@ -96,7 +105,7 @@ class Store:
                 aside.rename(folder)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-        return read(folder), Made(False, seconds)
+        return read(folder), Made(False, seconds, peak)
 
     def _read(
         self, folder: Path, key: dict[str, Json], read: Callable[[Path], T]
@@ -108,7 +117,7 @@ class Store:
                 (folder / name).is_file() and file_digest(folder / name) == expected
                 for name, expected in label["files"].items()
             )
-            made = Made(True, float(label["seconds"]))
+            made = Made(True, float(label["seconds"]), float(label.get("peak_mib", 0)))
         except (ValueError, KeyError, TypeError, AttributeError):
             whole = False
         if not whole:

@@ -31,7 +31,8 @@ class Crafted:
         target: The attacked target, or None.
         seed: Of the poison.
         rows: Rows that it changes.
-        seconds: What crafting cost, now or earlier.
+        seconds: What crafting cost, now or earlier, without the networks that it needs.
+        peak_mib: Largest memory that the process which crafted it had used by then.
         details: What the attack noted.
         folder: Where it was written to, if it was.
     """
@@ -41,6 +42,7 @@ class Crafted:
     seed: int
     rows: int
     seconds: float
+    peak_mib: float
     details: dict[str, float] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -98,7 +100,7 @@ def _crafted(trial: TrialSpec, study: StudySpec, workshop: Workshop, out: Path |
     label = attack_label(trial.attack, study.labels)
     found = Crafted(
         label, trial.target, trial.seeds.poison, len(poisoned.poison_ids), made.seconds,
-        poisoned.details,
+        made.peak_mib, poisoned.details,
     )  # fmt: skip
     if out is None:
         return found

@@ -7,7 +7,7 @@ read often stays in this process's memory too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from harness.core.protocols import (
     DEFENSES,
     GENERATORS,
     REGISTRIES,
+    DatasetSource,
     Oracle,
     Restarted,
 )
@@ -80,7 +81,7 @@ class Workshop:
     def dataset(self, spec: ComponentSpec) -> Dataset:
         """Return a dataset, loaded once per process, after its subset keys."""
         name = f"dataset {digest(spec.to_json())}"
-        data: Dataset = self._remember(name, lambda: _load(spec))
+        data: Dataset = self._remember(name, lambda: _load(self.component(DATASETS, spec), spec))
         return data
 
     # Resources: what a parameter can refer to
@@ -273,7 +274,7 @@ class Workshop:
         found: tuple[PoisonedSet, Made] = self._remember_recent(
             name, lambda: self.store.recall(key, make, read)
         )
-        return found[0], Made(found[1].reused or there, found[1].seconds)
+        return found[0], replace(found[1], reused=found[1].reused or there)
 
     def tries(self, attack: ComponentSpec) -> int:
         """Return how many times an attack tries, each a unit of work; 1 for most."""
@@ -448,8 +449,8 @@ def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bo
         raise DataError(f"defense {name!r} {broken}.")
 
 
-def _load(spec: ComponentSpec) -> Dataset:
-    data: Dataset = construct(DATASETS, spec, {}).load()
+def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
+    data = source.load()
     train, test = data.train, data.test
     keys = {"train_per_class", "train_skip_per_class"}
     if keys & spec.params.keys():

@@ -45,11 +45,13 @@ def poison_set_of(
     """
     rows: ImageSet = crafted.train.take(crafted.train.positions(crafted.poison_ids))
     probe = crafted.probes[0] if crafted.probes else None
-    trigger = None if crafted.trigger is None else Delta(crafted.trigger)
+    if probe is not None and len(set(probe.adv_labels.tolist())) > 1:
+        probe = None  # one pattern per class: the rows can be kept, their judgement cannot
+    trigger = Delta(crafted.trigger) if probe and crafted.trigger is not None else None
     # Without an additive trigger the probe's images, which bear it, are what is left of it.
     target = Target(probe.images.images, probe.images.labels) if probe and not trigger else None
     meta = Meta(
-        goal=crafted.goal,
+        goal=crafted.goal if probe else "availability",
         adv_label=int(probe.adv_labels[0]) if probe else None,
         attack=attack,
         dataset=dataset,
