@@ -98,6 +98,10 @@ def published(width: int = 128) -> UNetConfig:
     )
 
 
+import os
+_CPU_BAND = int(os.environ.get('BAND',2**18))  # numbers
+
+
 class _Norm(nn.GroupNorm):
     """Group normalisation, then SiLU or not, that stays in channels-last order.
 
@@ -108,6 +112,16 @@ class _Norm(nn.GroupNorm):
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
         """Return the shape, order and type of ``x``."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self._normalised(x, silu)
+        # Some rows at a time: their float32 copies stay in the processor's cache.
+        result = torch.empty_like(x)
+        rows = max(1, _CPU_BAND // (x.numel() // len(x)))
+        for band, out in zip(x.split(rows), result.split(rows), strict=True):
+            out.copy_(self._normalised(band, silu, inplace=True))
+        return result
+
+    def _normalised(self, x: Tensor, silu: bool, inplace: bool = False) -> Tensor:
         batch, channels, height, width = x.shape
         members = channels // self.num_groups
         y = x.to(self.weight.dtype)
@@ -123,8 +137,8 @@ class _Norm(nn.GroupNorm):
         shape = (batch, channels, 1, 1)
         y = torch.addcmul(shift.view(shape), y, scale.view(shape))
         # Where no gradient is wanted, nothing else reads the SiLU's input.
-        y = F.silu(y, inplace=not torch.is_grad_enabled()) if silu else y
-        return y.to(x.dtype)
+        y = F.silu(y, inplace=inplace) if silu else y
+        return y if inplace else y.to(x.dtype)
 
 
 class _Resnet(nn.Module):
