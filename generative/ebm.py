@@ -190,7 +190,8 @@ class FoldedEnergy:
         numbers = self._width * x.shape[2] * x.shape[3] // self.patch_size**2
         size = max(1, _CPU_ACTIVATION // numbers // _CPU_ROWS) * _CPU_ROWS
         missing = -len(x) % _CPU_ROWS
-        return (torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x).split(size)
+        padded = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
+        return torch.split(padded, size)
 
     def _input(self, x: Tensor) -> Tensor:
         if self.patch_size > 1:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generative.ebm import fold_pool
 from harness.core.device import channels_last
 from harness.core.errors import DataError
 
@@ -98,8 +99,7 @@ def published(width: int = 128) -> UNetConfig:
     )
 
 
-import os
-_CPU_BAND = int(os.environ.get('BAND',2**18))  # numbers
+_CPU_BAND = 2**18  # numbers
 
 
 class _Norm(nn.GroupNorm):
@@ -117,7 +117,7 @@ class _Norm(nn.GroupNorm):
         # Some rows at a time: their float32 copies stay in the processor's cache.
         result = torch.empty_like(x)
         rows = max(1, _CPU_BAND // (x.numel() // len(x)))
-        for band, out in zip(x.split(rows), result.split(rows), strict=True):
+        for band, out in zip(torch.split(x, rows), torch.split(result, rows), strict=True):
             out.copy_(self._normalised(band, silu, inplace=True))
         return result
 
@@ -141,6 +141,13 @@ class _Norm(nn.GroupNorm):
         return y if inplace else y.to(x.dtype)
 
 
+def _convolved(x: Tensor, layer: nn.Conv2d, bias: Tensor | None) -> Tensor:
+    """Apply a 3x3 convolution of padding 1 with another bias than its own."""
+    if x.shape[2:] == (1, 1):  # the other eight taps only ever meet the border
+        return F.linear(x.flatten(1), layer.weight[:, :, 1, 1], bias)[:, :, None, None]
+    return F.conv2d(x, layer.weight, bias, padding=1)
+
+
 class _Resnet(nn.Module):
     """Residual block; the time shifts the first convolution's output by one value per channel."""
 
@@ -157,11 +164,11 @@ class _Resnet(nn.Module):
         """Return (B, outputs, H, W); ``shift`` is (B, outputs), or (1, outputs) for all alike."""
         h: Tensor = self.norm1(x, silu=True)
         if len(shift) == 1 and self.conv1.bias is not None:  # one time for all: part of the bias
-            h = F.conv2d(h, self.conv1.weight, self.conv1.bias + shift[0], padding=1)
+            h = _convolved(h, self.conv1, self.conv1.bias + shift[0])
         else:
-            h = self.conv1(h)
+            h = _convolved(h, self.conv1, self.conv1.bias)
             h = h + shift[:, :, None, None].to(h.dtype)
-        h = self.conv2(self.norm2(h, silu=True))
+        h = _convolved(self.norm2(h, silu=True), self.conv2, self.conv2.bias)
         skip: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return h + skip
 
@@ -218,6 +225,20 @@ class _Upsample(nn.Module):
         """Return twice the resolution."""
         result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
+
+
+class _FoldedUpsample(nn.Module):
+    """The same as a transposed convolution of stride 2: exact, with 4/9 of the operations."""
+
+    def __init__(self, plain: _Upsample) -> None:
+        super().__init__()
+        # Doubling is the transpose of a 2x2 sum, and a convolution that of its kernel backwards.
+        kernel = 4 * fold_pool(plain.conv.weight.detach().flip(2, 3).transpose(0, 1))
+        self.weight, self.bias = nn.Parameter(kernel), plain.conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return twice the resolution."""
+        return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
 class _Block(nn.Module):
@@ -414,7 +435,12 @@ def for_inference(model: UNet, dtype: torch.dtype) -> UNet:
         model: The network.
         dtype: Type of weights and activations; normalisations compute in float32 all the same.
     """
-    fast = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    fast = copy.deepcopy(model)
+    for block in _blocks(fast.up_blocks):
+        for index, plain in enumerate(block.upsamplers if block.resample else ()):
+            if isinstance(plain, _Upsample):
+                block.upsamplers[index] = _FoldedUpsample(plain)
+    fast = fast.to(dtype).eval().requires_grad_(False)
     for module in fast.modules():
         if isinstance(module, _Norm):
             module.float()
