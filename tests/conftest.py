@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.cluster.environment import prepare
 from harness.cluster.session import session
 from harness.core.device import use_threads
 
 # As every worker of the program: one thread. Two that share a core with a test's subprocesses are
 # several times slower than one.
 use_threads(1)
+prepare(local=True)  # before any test imports ray, which reads it then
 
 
 @pytest.fixture(scope="session")

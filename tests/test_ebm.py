@@ -87,6 +87,17 @@ def test_bf16_gradient_points_the_same_way() -> None:
     assert float(torch.cosine_similarity(exact.flatten(), low.flatten(), dim=0)) > 0.98
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("nf", [8, 32])
+def test_a_row_does_not_depend_on_the_rows_beside_it(nf: int, dtype: torch.dtype) -> None:
+    energy = FoldedEnergy(filled(nf), dtype)
+    x = torch.rand((70, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    gradient, energies = energy.input_gradient(x), energy.energy(x)
+    for start, stop in ((0, 1), (3, 5), (7, 16), (20, 53), (69, 70)):
+        assert torch.equal(energy.input_gradient(x[start:stop]), gradient[start:stop])
+        assert torch.equal(energy.energy(x[start:stop]), energies[start:stop])
+
+
 def images(rows: int = 48) -> np.ndarray:
     return Shapes(kind="pood", train=rows, test=6).load().train.images
 

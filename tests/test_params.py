@@ -116,7 +116,7 @@ def test_a_nested_mapping_is_checked_like_a_component() -> None:
 @pytest.mark.parametrize(
     ("kind", "raw", "message"),
     [
-        ("attack", "badnet", "unknown attack 'badnet'. Did you mean 'badnets'. Allowed: badnets"),
+        ("attack", "badnet", "unknown attack 'badnet'. Did you mean 'badnets'"),
         ("attack", {"budget": 1}, r"attack is a name, or a mapping with a name; got \{'budget'"),
         ("attack", 3, "got 3"),
         ("attack", {"name": "badnets", "budgt": 1}, "'budgt'. Did you mean 'budget'. Allowed: adv"),

@@ -13,7 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from generative.ddpm import DDPM
 from generative.ddpm_checkpoints import WEIGHTS, load_ddpm, save_ddpm
-from generative.unet import UNet, UNetConfig, _Norm, for_inference, published
+from generative.unet import (
+    UNet,
+    UNetConfig,
+    _convolved,
+    _FoldedUpsample,
+    _Norm,
+    _Upsample,
+    for_inference,
+    published,
+)
 from harness.core.errors import DataError, UsageError
 
 SMALL = UNetConfig(block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=8)
@@ -139,6 +148,29 @@ def test_bf16_copy_predicts_nearly_the_same() -> None:
     assert low.dtype == torch.bfloat16
     error = (low.float() - exact).norm() / exact.norm()
     assert 0 < float(error) < 0.03
+
+
+def test_a_folded_upsample_is_the_plain_one() -> None:
+    torch.manual_seed(0)
+    plain = _Upsample(6).double().requires_grad_(False)
+    x = torch.randn(2, 6, 5, 8, dtype=torch.double)
+    torch.testing.assert_close(_FoldedUpsample(plain)(x), plain(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_convolution_of_one_pixel_is_its_centre() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(6, 4, 3, padding=1).double()
+    x = torch.randn(3, 6, 1, 1, dtype=torch.double)
+    found, expected = _convolved(x, layer, layer.bias), layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_norm_of_some_rows_at_a_time_is_that_of_all() -> None:
+    torch.manual_seed(0)
+    norm, x = _Norm(4, 32), torch.randn(40, 32, 32, 32)  # several bands of rows
+    with torch.no_grad():
+        plain = F.group_norm(x, 4, norm.weight, norm.bias)
+        torch.testing.assert_close(norm(x), plain, rtol=1e-4, atol=1e-5)
 
 
 # Checkpoints
