@@ -94,12 +94,13 @@ def _case(name: str, arguments: argparse.Namespace) -> Case:
         y = torch.tensor(train.labels[:16]).to(device)
         plain = copy.deepcopy(model).to(device).train()
         ordered = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()
-        expected = float(F.cross_entropy(plain(x), y))
-        x = x.contiguous(memory_format=torch.channels_last)
-        found = float(F.cross_entropy(ordered(x), y))
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            logits = ordered(x)
-        low = float(F.cross_entropy(logits.float(), y))
+        with torch.no_grad():
+            expected = float(F.cross_entropy(plain(x), y))
+            x = x.contiguous(memory_format=torch.channels_last)
+            found = float(F.cross_entropy(ordered(x), y))
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+                logits = ordered(x)
+            low = float(F.cross_entropy(logits.float(), y))
         return {
             "loss error, fp32": abs(found / expected - 1),
             "loss error, bf16": abs(low / expected - 1),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.core.allocator import keep_freed_blocks
 from harness.core.errors import DataError
 
 
@@ -160,6 +161,7 @@ class FoldedEnergy:
             order = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
             return tensor.to(dtype).contiguous(memory_format=order)
 
+        keep_freed_blocks()
         self.dtype = dtype
         self.device = model.l5.weight.device
         self.patch_size, self._width = model.config.patch_size, model.config.nf
@@ -233,7 +235,7 @@ class FoldedEnergy:
         w = self._w
         a1, r2, a2, r3, a3, r4, a4, top = self._forward(x)
         share = w["l5.weight"] / (top.shape[2] * top.shape[3])
-        g = torch.where(top > 0, share[:, :, None, None], 0)
+        g = top.sign_().mul_(share[:, :, None, None])  # 0 or 1, after a ReLU
         for outer, inner, block in ((r4, a4, "block4"), (r3, a3, "block3")):
             t = _mask(self._back(g, f"{block}.c2"), inner)
             g = g.add_(_mask(self._back(t, f"{block}.c1"), outer))

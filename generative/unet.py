@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.ebm import fold_pool
+from harness.core.allocator import keep_freed_blocks
 from harness.core.device import channels_last
 from harness.core.errors import DataError
 
@@ -99,7 +100,7 @@ def published(width: int = 128) -> UNetConfig:
     )
 
 
-_CPU_BAND = 2**18  # numbers
+_CPU_BAND = 2**18  # numbers that are normalised at once on a CPU
 
 
 class _Norm(nn.GroupNorm):
@@ -116,7 +117,7 @@ class _Norm(nn.GroupNorm):
             return self._normalised(x, silu)
         # Some rows at a time: their float32 copies stay in the processor's cache.
         result = torch.empty_like(x)
-        rows = max(1, _CPU_BAND // (x.numel() // len(x)))
+        rows = max(1, _CPU_BAND // x[:1].numel())
         for band, out in zip(torch.split(x, rows), torch.split(result, rows), strict=True):
             out.copy_(self._normalised(band, silu, inplace=True))
         return result
@@ -435,6 +436,7 @@ def for_inference(model: UNet, dtype: torch.dtype) -> UNet:
         model: The network.
         dtype: Type of weights and activations; normalisations compute in float32 all the same.
     """
+    keep_freed_blocks()
     fast = copy.deepcopy(model)
     for block in _blocks(fast.up_blocks):
         for index, plain in enumerate(block.upsamplers if block.resample else ()):
