@@ -23,7 +23,7 @@ from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, digest
 from harness.labels import names_of
 from harness.plan import Plan
-from harness.run import finished
+from harness.work import finished
 from harness.study import StudySpec
 from harness.training import build_model, fit
 from harness.units import STAGES, Unit

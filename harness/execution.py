@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from harness.core.device import use_threads
@@ -35,8 +36,16 @@ class Done:
 class Executor(Protocol):
     """Runs a module-level function over plain payloads; a failure never takes another with it.
 
-    Both methods yield results in the order in which they finish.
+    Units and trials come back in the order in which they finish.
     """
+
+    def check_folders(self, folders: Mapping[str, Path]) -> None:
+        """Check that work can hand files on through these folders, given by what to call them.
+
+        Raises:
+            UsageError: If some part of a cluster does not see one.
+        """
+        ...
 
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
@@ -53,6 +62,9 @@ class Executor(Protocol):
 
 class InProcess:
     """Runs one piece after the other in this process, with the threads that a trial is given."""
+
+    def check_folders(self, folders: Mapping[str, Path]) -> None:
+        """Nothing to check: there is one process."""
 
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
@@ -72,4 +84,10 @@ def attempt(function: Work, payload: dict[str, Json]) -> tuple[dict[str, Json] |
     try:
         return function(payload), ""
     except Exception as error:  # noqa: BLE001 - the one place where a trial's failure is contained
-        return None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return None, described(error)
+
+
+def described(error: Exception) -> str:
+    """Return an error's message, and its traceback below that."""
+    trace = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}\n{trace}"

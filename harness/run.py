@@ -14,14 +14,16 @@ from harness.core.files import write_text
 from harness.core.records import TrialRecord
 from harness.core.spec import TrialSpec
 from harness.core.values import Json
-from harness.execution import Done, Executor
+from harness.execution import Executor
 from harness.labels import judged_labels, names_of
 from harness.making import make_units
 from harness.plan import Plan, make_plan
 from harness.progress import Progress
+from harness.run_control import controlled
 from harness.run_folder import check_run, describe_run, open_run
 from harness.study import StudySpec
-from harness.work import do_trial, record_path, samples_path
+from harness.together import groups
+from harness.work import do_trials, finished, record_path, samples_path
 from harness.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -93,31 +95,21 @@ def run_study(
     errors: list[str] = []
     progress.note("starting" if missing else "every trial of this run is done already")
     with progress, services(bool(missing)) as (executor, sink):
+        if executor is not None:
+            executor.check_folders({"run folder": run, "store": workshop.store.root})
         open_run(run, described)
         if limit is None:
             _no_longer_partial(run, plan)
         if executor is not None:
             work = _Work(study, plan, workshop, run, executor, progress, limit is not None)
-            for record in work.records(missing, errors):
-                if sink is not None:
-                    samples = samples_path(run, record.spec_id)
-                    sink.log(record, samples if samples.exists() else None)
+            with controlled(run):
+                for record in work.records(missing, errors):
+                    if sink is not None:
+                        samples = samples_path(run, record.spec_id)
+                        sink.log(record, samples if samples.exists() else None)
     done = sum(finished(run, t.spec_id) is not None for t in plan.trials)
     there = sum(record_path(run, t.spec_id).exists() for t in plan.trials)
     return RunSummary(run, len(plan.trials), done, there - done, tuple(errors))
-
-
-def finished(run: Path, spec_id: str) -> TrialRecord | None:
-    """Return the good record of a trial; a failed or damaged one is run again."""
-    path = record_path(run, spec_id)
-    if not path.exists():
-        return None
-    try:
-        record = TrialRecord.read(path)
-    except DataError as error:
-        logger.warning("%s; the trial runs again", error)
-        return None
-    return record if record.status == "ok" and record.spec_id == spec_id else None
 
 
 def _no_longer_partial(run: Path, plan: Plan) -> None:
@@ -155,28 +147,40 @@ class _Work:
         self.progress.start("trials", len(trials))
         for trial in trials:
             if trial.spec_id in doomed:
-                yield self._record(Done(0, None, doomed[trial.spec_id]), trial)
-        payloads = [self._payload(trial) for trial in going]
-        for done in self.executor.trials(do_trial, payloads, self.study.resources):
-            record = self._record(done, going[done.index])
-            if record.status != "ok":
-                errors.append(describe(record))
-            yield record
+                yield self._record(doomed[trial.spec_id], trial)
+        pieces = groups(going)
+        payloads = [self._payload(piece) for piece in pieces]
+        for done in self.executor.trials(do_trials, payloads, self.study.resources):
+            piece = pieces[done.index]
+            failed = done.value["errors"] if done.value else {}
+            for trial in piece:
+                error = failed.get(trial.spec_id, "")
+                if done.error and finished(self.run, trial.spec_id) is None:
+                    error = done.error  # others of the piece may have been done by then
+                record = self._record(error, trial, done.seconds / len(piece))
+                if record.status != "ok":
+                    errors.append(describe(record))
+                yield record
 
-    def _payload(self, trial: TrialSpec) -> dict[str, Json]:
+    def _payload(self, trials: list[TrialSpec]) -> dict[str, Json]:
+        labels = self.study.labels
         return {
             "store": str(self.workshop.store.root),
             "device": self.workshop.device,
             "run": str(self.run),
-            "trial": trial.to_json(),
-            "labels": judged_labels(trial, self.study.labels),
-            "names": names_of(trial, self.study.labels),
             "partial": self.partial,
+            "trials": [
+                {
+                    "trial": trial.to_json(),
+                    "labels": judged_labels(trial, labels),
+                    "names": names_of(trial, labels),
+                }
+                for trial in trials
+            ],
         }
 
-    def _record(self, done: Done, trial: TrialSpec) -> TrialRecord:
+    def _record(self, error: str, trial: TrialSpec, seconds: float = 0.0) -> TrialRecord:
         path = record_path(self.run, trial.spec_id)
-        error = done.error
         if not error and not path.exists():
             error = f"no record {path}: all nodes must share the folders of run and store."
         if error:
@@ -188,10 +192,16 @@ class _Work:
                 labels=names_of(trial, self.study.labels),
                 partial=self.partial,
             )
-            write_text(path, record.to_json())
+            try:
+                write_text(path, record.to_json())
+            except OSError as failure:  # a full disk: going on could keep nothing
+                raise DataError(
+                    f"record {str(path)!r} cannot be written: {failure.strerror}. What is finished "
+                    f"is kept, and the same command goes on. The trial failed: {_first_line(error)}"
+                ) from failure
         else:
             record = TrialRecord.read(path)
-        self.progress.advance(describe(record), done.seconds)
+        self.progress.advance(describe(record), seconds)
         return record
 
 

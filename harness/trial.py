@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -24,6 +26,20 @@ from harness.environment import environment
 from harness.evaluation import count_per_class, count_probes, movement
 from harness.training import Epoch, Predictor
 from harness.workshop import Workshop
+
+
+class Victim(Protocol):
+    """A trained network as a function of stored images."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its activations."""
+        ...
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return predicted labels, int64 (N,), of uint8 images (N, C, H, W)."""
+        ...
+
 
 SAMPLES = 8  # poisoned rows kept as pictures: before, poisoned, purified
 
@@ -46,7 +62,33 @@ def run_trial(
         workshop: Where datasets, networks, poisons and purified rows come from.
         labels: Short names of attacks for tables, by their id.
     """
-    cost = _Costs()
+    return finish(prepare(spec, workshop), workshop, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A trial up to its training.
+
+    Attributes:
+        spec: What to run.
+        data: Clean.
+        poisoned: What the attack made of it.
+        purified: What the defense made of that.
+        hooks: How the defense acts in the training.
+        cost: Of the stages so far.
+    """
+
+    spec: TrialSpec
+    data: Dataset
+    poisoned: PoisonedSet
+    purified: ImageSet
+    hooks: Sequence[TrainingHook]
+    cost: Costs
+
+
+def prepare(spec: TrialSpec, workshop: Workshop) -> Prepared:
+    """Poison and purify."""
+    cost = Costs()
     data = workshop.dataset(spec.dataset)
     with cost.stage("poison") as stage:
         poisoned, made = workshop.poisoned(data, spec.attack, spec.seeds.poison)
@@ -54,10 +96,29 @@ def run_trial(
     with cost.stage("purify") as stage:
         purified, made = workshop.purified(data, poisoned, spec.defense, spec.seeds.purify)
         stage.reuse(made)
-    with cost.stage("train"):
-        hooks = workshop.component(DEFENSES, spec.defense).hooks()
-        predict, curves = _train(spec, workshop, purified, hooks, data.test, poisoned)
-    with cost.stage("evaluate"):
+    hooks = workshop.component(DEFENSES, spec.defense).hooks()
+    return Prepared(spec, data, poisoned, purified, hooks, cost)
+
+
+def finish(
+    prepared: Prepared, workshop: Workshop, labels: dict[str, str] | None = None
+) -> TrialResult:
+    """Train the victim and evaluate it."""
+    with prepared.cost.stage("train"):
+        predict, curves = _train(prepared, workshop)
+    return judge(prepared, workshop, predict, curves, labels)
+
+
+def judge(
+    prepared: Prepared,
+    workshop: Workshop,
+    predict: Victim,
+    curves: dict[str, list[float]],
+    labels: dict[str, str] | None = None,
+) -> TrialResult:
+    """Evaluate a trained victim and write everything down."""
+    spec, data, poisoned = prepared.spec, prepared.data, prepared.poisoned
+    with prepared.cost.stage("evaluate"):
         class_rows, class_correct = count_per_class(predict, data.test)
         outcomes = _outcomes(spec, workshop, data, poisoned, predict, labels or {})
     record = TrialRecord(
@@ -72,30 +133,24 @@ def run_trial(
         outcomes=tuple(outcomes),
         poisons=len(poisoned.poison_ids),
         train_rows=len(poisoned.train),
-        movement=movement(poisoned.train, purified, poisoned.poison_ids),
-        hooks=len(hooks),
+        movement=movement(poisoned.train, prepared.purified, poisoned.poison_ids),
+        hooks=len(prepared.hooks),
         curves=curves,
         details=poisoned.details,
-        stages=cost.stages,
+        stages=prepared.cost.stages,
         environment=environment(pick_device(workshop.device), predict.dtype),
     )
-    return TrialResult(record, _samples(data.train, poisoned, purified))
+    return TrialResult(record, _samples(data.train, poisoned, prepared.purified))
 
 
-def _train(
-    spec: TrialSpec,
-    workshop: Workshop,
-    train: ImageSet,
-    hooks: Sequence[TrainingHook],
-    test: ImageSet,
-    poisoned: PoisonedSet,
-) -> tuple[Predictor, dict[str, list[float]]]:
+def _train(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[str, list[float]]]:
     """Train the victim; the test set is looked at for curves only, nothing is chosen by it."""
+    spec, test = prepared.spec, prepared.data.test
     classifier = construct(CLASSIFIERS, spec.classifier, {})
     device = pick_device(workshop.device)
     dtype = pick_dtype(classifier.recipe.precision, device)
     curves: dict[str, list[float]] = {"loss": [], "rows": [], "test_accuracy": []}
-    probes = poisoned.probes[:1]
+    probes = prepared.poisoned.probes[:1]
     curves |= {f"success_{probe.name}": [] for probe in probes}
     watched = [_every_nth(p.images, p.adv_labels) for p in probes]
 
@@ -108,8 +163,8 @@ def _train(
             curves[f"success_{probe.name}"].append(float(np.mean(now(images.images) == wanted)))
 
     predict = workshop.component(SCENARIOS, spec.scenario).train(
-        classifier, workshop.start(spec.classifier), train, stream(spec.seeds.victim, "train"),
-        hooks=hooks, device=device, on_epoch=on_epoch,
+        classifier, workshop.start(spec.classifier), prepared.purified,
+        stream(spec.seeds.victim, "train"), hooks=prepared.hooks, device=device, on_epoch=on_epoch,
     )  # fmt: skip
     return predict, curves
 
@@ -127,7 +182,7 @@ def _outcomes(
     workshop: Workshop,
     data: Dataset,
     poisoned: PoisonedSet,
-    predict: Predictor,
+    predict: Victim,
     labels: dict[str, str],
 ) -> list[Outcome]:
     """Count on the attack's probes, and for a control on those of every attack: its floor."""
@@ -167,13 +222,21 @@ class _Running:
 
 
 @dataclass
-class _Costs:
+class Costs:
+    """What the stages of a trial took."""
+
     stages: dict[str, Stage] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[_Running]:
+        """Measure a stage."""
         running, began = _Running(), time.perf_counter()
         yield running
-        seconds = time.perf_counter() - began if running.seconds is None else running.seconds
+        elapsed = time.perf_counter() - began
+        seconds = elapsed if running.seconds is None else running.seconds
+        self.note(name, seconds, running.reused)
+
+    def note(self, name: str, seconds: float, reused: bool = False) -> None:
+        """Write down what a stage took."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-        self.stages[name] = Stage(seconds, peak, running.reused)
+        self.stages[name] = Stage(seconds, peak, reused)

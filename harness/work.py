@@ -5,17 +5,23 @@ These functions are the same in this process and in a worker on another node.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts import Made, Store
+from harness.core.errors import DataError
 from harness.core.files import write_arrays, write_text
 from harness.core.params import ComponentSpec
+from harness.core.records import TrialRecord
 from harness.core.spec import TrialSpec
 from harness.core.values import Json
-from harness.trial import run_trial
+from harness.execution import described
+from harness.together import run_together
 from harness.workshop import Workshop
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -70,21 +76,42 @@ _UNITS = {
 }  # fmt: skip
 
 
-def do_trial(payload: dict[str, Json]) -> dict[str, Json]:
-    """Run one trial and write its record and pictures into the run's folder, atomically.
+def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
+    """Run trials and write their records and pictures into the run's folder, atomically.
 
-    ``payload``: ``store``, ``device``, ``run`` (folder), ``trial`` (spec), ``labels`` (short names
-    of attacks by id), ``names`` (short names by role) and ``partial``.
+    ``payload``: ``store``, ``device``, ``run`` (folder), ``partial``, and ``trials``: for each its
+    ``trial`` (spec), ``labels`` (short names of attacks by id) and ``names`` (by role). Returns
+    ``errors``: what trials failed with, by spec id.
     """
     workshop = workshop_of(payload["store"], payload["device"])
-    spec = TrialSpec.from_json(payload["trial"])
-    result = run_trial(spec, workshop, payload["labels"])
-    values: dict[str, Any] = {"labels": payload["names"], "partial": payload["partial"]}
-    record = result.record.with_values(**values)
-    run = Path(payload["run"])
-    write_arrays(samples_path(run, spec.spec_id), result.samples)
-    write_text(record_path(run, spec.spec_id), record.to_json())  # last: it says that all is there
-    return {"spec_id": spec.spec_id}
+    run, trials = Path(payload["run"]), payload["trials"]
+    specs = [TrialSpec.from_json(each["trial"]) for each in trials]
+    going = [i for i, s in enumerate(specs) if finished(run, s.spec_id) is None]  # after a crash
+    specs, trials = [specs[i] for i in going], [trials[i] for i in going]
+    errors: dict[str, Json] = {}
+    for place, result in run_together(specs, workshop, [each["labels"] for each in trials]):
+        spec_id = specs[place].spec_id
+        if isinstance(result, Exception):
+            errors[spec_id] = described(result)
+            continue
+        names: dict[str, Any] = {"labels": trials[place]["names"], "partial": payload["partial"]}
+        record = result.record.with_values(**names)
+        write_arrays(samples_path(run, spec_id), result.samples)
+        write_text(record_path(run, spec_id), record.to_json())  # last: it says that all is there
+    return {"errors": errors}
+
+
+def finished(run: Path, spec_id: str) -> TrialRecord | None:
+    """Return the good record of a trial; a failed or damaged one is run again."""
+    path = record_path(run, spec_id)
+    if not path.exists():
+        return None
+    try:
+        record = TrialRecord.read(path)
+    except DataError as error:
+        logger.warning("%s; the trial runs again", error)
+        return None
+    return record if record.status == "ok" and record.spec_id == spec_id else None
 
 
 def record_path(run: Path, spec_id: str) -> Path:

@@ -14,9 +14,10 @@ from harness.core.errors import DataError, UsageError
 from harness.core.records import TrialRecord
 from harness.execution import Done, InProcess
 from harness.plan import make_plan
-from harness.run import RunSummary, finished, run_study
+from harness.run import RunSummary, run_study
 from harness.study import read_study
 from harness.units import STAGES
+from harness.work import finished
 from tests.tiny import STUDY, add_distribution, in_process, run, workshop, write_study
 
 EXPLODES = '''

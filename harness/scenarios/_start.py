@@ -33,13 +33,17 @@ def new_head(model: nn.Module, num_classes: int, rng: np.random.Generator) -> nn
     Plain: it has a bias, and its logits are not scaled, whatever the pretrained one had.
     """
     head = linear_head(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(subseed(rng))
-        fresh = nn.Linear(head.in_features, num_classes)
-    model.head = fresh.to(head.weight.device)
+    model.head = fresh_head(head.in_features, num_classes, rng).to(head.weight.device)
     if hasattr(model, "scale"):
         setattr(model, "scale", 1.0)  # noqa: B010 - not a field that every module has
     return model
+
+
+def fresh_head(features: int, num_classes: int, rng: np.random.Generator) -> nn.Linear:
+    """Return a linear layer whose initial weights depend on ``rng`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subseed(rng))
+        return nn.Linear(features, num_classes)
 
 
 def linear_head(model: nn.Module) -> nn.Linear:
