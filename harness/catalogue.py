@@ -6,7 +6,9 @@ import json
 import typing
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from harness import sweeps
 from harness.core.data import ImageSet
@@ -14,9 +16,12 @@ from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.params import resource_of
 from harness.core.protocols import REGISTRIES
 from harness.core.registry import Entry, Parameter, Registry
+from harness.core.spec import digest
 from harness.core.values import Json, nested, plain
-from harness.core.yaml_text import read_yaml
+from harness.paper import PAPER, without_study
+from harness.study import StudySpec, count_trials, read_study
 
+CLASSES = {"cifar100": 100, "tiny_imagenet": 200}  # of datasets that are not read here; others: 10
 PLURALS = {f"{kind}s": kind for kind in REGISTRIES}
 
 
@@ -38,7 +43,7 @@ def registry_of(kind: str) -> Registry[Any]:
 def list_kind(kind: str) -> list[dict[str, Json]]:
     """Return name and summary of each component of a kind, or of each study."""
     if kind in ("studies", "study"):
-        return [{"name": name, "summary": _title(name)} for name in sweeps.names()]
+        return [_study(name) for name in sweeps.names()]
     if kind not in PLURALS and kind not in REGISTRIES:
         allowed = sorted([*PLURALS, "studies"])
         raise UnknownComponent(
@@ -57,13 +62,29 @@ def _item(registry: Registry[Any], name: str) -> dict[str, Json]:
     }  # fmt: skip
 
 
-def _title(name: str) -> str:
-    path = sweeps.path_of(name)
-    return str(read_yaml(path.read_text(encoding="utf-8"), f"study {str(path)!r}").get("title", ""))
+def _study(name: str) -> dict[str, Json]:
+    try:
+        study = read_study(sweeps.path_of(name))
+        trials = _count(study)
+    except UsageError as error:  # as above
+        return {"name": name, "summary": f"({error})", "reproduces": "", "trials": 0, "cost": ""}
+    item = study.reproduces.item if study.reproduces else ""
+    return {
+        "name": name, "summary": study.title, "reproduces": item, "trials": trials,
+        "cost": study.cost,
+    }  # fmt: skip
 
 
-def list_table(kind: str) -> Table:
-    """Return the components of a kind as a table."""
+def _count(study: StudySpec) -> int:
+    """Count a study's trials without reading its data."""
+    classes = {digest(d.to_json()): CLASSES.get(d.name, 10) for d in study.datasets}
+    return count_trials(study, classes)
+
+
+def list_table(kind: str) -> RenderableType:
+    """Return the components of a kind as a table; of studies, with what no study repeats."""
+    if kind in ("studies", "study"):
+        return _studies_table()
     table = Table(box=None, pad_edge=False)
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("what it is")
@@ -72,8 +93,58 @@ def list_table(kind: str) -> Table:
     return table
 
 
+def _studies_table() -> Group:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("what it is", ratio=2)
+    table.add_column("reproduces", no_wrap=True)
+    table.add_column("trials", justify="right", no_wrap=True)
+    table.add_column("cost", ratio=3)
+    for item in list_kind("studies"):
+        cells = (item["name"], item["summary"], item["reproduces"], str(item["trials"]))
+        table.add_row(*map(Text, (*cells, item["cost"])))
+    lines = [f"{i.name} ({i.shows}): {i.instead}." for i in without_study()]
+    return Group(table, Text(), Text(f"Of {PAPER} no study repeats:"), *map(Text, lines))
+
+
+def _describe_study(name: str) -> dict[str, Json]:
+    study = read_study(sweeps.path_of(name))
+    given = study.reproduces
+    parts = {
+        role: [study.labels[digest(spec.to_json())] for spec in getattr(study, role)]
+        for role in ("datasets", "scenarios", "attacks", "defenses", "classifiers")
+    }
+    return {
+        **_study(name),
+        "kind": "study",
+        "paper": given.paper if given else "",
+        "reference": given.reference if given else "",
+        "before": list(study.before),
+        "variables": study.raw.get("vars", {}),
+        **parts,
+        "file": str(sweeps.path_of(name)),
+    }
+
+
+def _study_text(name: str) -> str:
+    found = _describe_study(name)
+    lines = [f"{name} (study, {found['trials']} trials)", "", found["summary"], ""]
+    if found["reproduces"]:
+        lines.append(f"Reproduces: {found['reproduces']} of {found['paper']}")
+    lines += [f"Costs: {found['cost']}"] if found["cost"] else []
+    lines += [f"Before: {command}" for command in found["before"]]
+    for role in ("datasets", "scenarios", "attacks", "defenses", "classifiers"):
+        lines += [f"{role.capitalize()}:", *(f"  {label}" for label in found[role])]
+    if found["variables"]:
+        lines.append("Variables, for --set vars.NAME=VALUE:")
+        lines += [f"  {key}: {_as_yaml(value)}" for key, value in found["variables"].items()]
+    return "\n".join([*lines, "", f"In {found['file']}"])
+
+
 def describe_component(kind: str, name: str) -> dict[str, Json]:
-    """Return all that is known of a component, as plain values."""
+    """Return all that is known of a component or study, as plain values."""
+    if kind in ("study", "studies"):
+        return _describe_study(name)
     entry = registry_of(kind).get(name)
     return {
         "name": entry.name,
@@ -118,7 +189,9 @@ def type_name(annotation: Any) -> str:
 
 
 def describe_text(kind: str, name: str) -> str:
-    """Return the description of a component for people."""
+    """Return the description of a component or study for people."""
+    if kind in ("study", "studies"):
+        return _study_text(name)
     found = describe_component(kind, name)
     lines = [f"{found['name']} ({found['kind']})", "", _without_attributes(found["doc"]), ""]
     if found["paper"]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from harness import __version__, poison_commands
+from harness import __version__, cluster_commands, poison_commands, result_commands
 from harness.cli_options import (
     SuggestingGroup,
     device_option,
@@ -550,7 +550,9 @@ def check_plugin(kind: str, name: str) -> None:
         click.echo(f"ok  {rule}")
 
 
-for _command in (*poison_commands.COMMANDS, generators):
+for _command in (
+    *poison_commands.COMMANDS, *cluster_commands.COMMANDS, *result_commands.COMMANDS, generators,
+):  # fmt: skip
     cli.add_command(_command)
 
 

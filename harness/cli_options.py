@@ -42,11 +42,10 @@ def open_console() -> Console:
 
 
 def _study_file(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
-    """Take a bare word for the name of a study that comes with the package."""
-    from harness.sweeps import path_of
+    """Take ``smoke`` or ``paper/table_1`` for the name of a study that comes with the package."""
+    from harness.sweeps import is_name, path_of
 
-    bare = value.name == str(value) and not value.suffix and not value.is_file()
-    return path_of(str(value)) if bare else value
+    return path_of(str(value)) if not value.is_file() and is_name(str(value)) else value
 
 
 def _device_name(context: click.Context, parameter: click.Parameter, value: str) -> str:

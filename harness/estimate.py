@@ -23,10 +23,10 @@ from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, digest
 from harness.labels import names_of
 from harness.plan import Plan
-from harness.work import finished
 from harness.study import StudySpec
 from harness.training import build_model, fit
 from harness.units import STAGES, Unit
+from harness.work import finished
 from harness.workshop import Workshop
 
 BATCHES = 4  # timed after as many to warm up

@@ -11,7 +11,7 @@ from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
 
-TEXT_KEYS = ("name", "title")  # of which a value is never a path
+TEXT_KEYS = ("name", "title", "cost")  # of which a value is never a path
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 

@@ -30,6 +30,9 @@ from harness.overrides import set_value, substitute
 KEYS = {
     "name": "short name; the folder of the run",
     "title": "one line on what the study is for",
+    "reproduces": "the published table or figure that it repeats: paper, item, reference",
+    "cost": "what it costs, in words, and how that is known",
+    "before": "commands that have to run first, a list",
     "vars": "values that ${name} stands for elsewhere in the file",
     "dataset": "a dataset, or a list of them",
     "scenario": "how victims are trained: from_scratch (default), linear_transfer, fine_tune",
@@ -46,6 +49,21 @@ KEYS = {
 CROSSED = (
     "dataset", "scenario", "attacks", "defenses", "classifiers", "targets", "seeds", "controls",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was published, and a study repeats.
+
+    Attributes:
+        paper: Where, for example ``arXiv:2405.18627``.
+        item: Which of its tables or figures: ``Table 1``.
+        reference: File of its numbers in ``harness/report/published``, or "" for none.
+    """
+
+    paper: str
+    item: str
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,10 @@ class StudySpec:
         raw: The study as it was given, after overrides.
         overrides: What the command line changed, as ``key: old → new``.
         labels: Short name of each component, by the hash of its spec.
+        reproduces: What it repeats, if anything; this and the next two are for people alone, and
+            no trial's identity depends on them.
+        cost: What it costs, in words.
+        before: Commands that have to run first.
     """
 
     name: str
@@ -92,6 +114,9 @@ class StudySpec:
     raw: dict[str, Json]
     overrides: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    reproduces: Source | None = None
+    cost: str = ""
+    before: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[ComponentSpec, ...]:
@@ -167,12 +192,12 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
             f"name is made of letters, digits, '_', '.' and '-', and starts with none of the last "
             f"two; got {name!r}."
         )
-    title = raw.get("title", "")
-    if not isinstance(title, str):
-        raise UsageError(f"title is text, in quotes if need be; got {title!r}.")
     study = StudySpec(
         name=name,
-        title=title,
+        title=_text(raw.get("title", ""), "title"),
+        reproduces=_source(raw.get("reproduces")),
+        cost=_text(raw.get("cost", ""), "cost"),
+        before=_commands(raw.get("before", [])),
         parts=tuple(_crossing(keys, base, where) for keys, where in _parts(raw)),
         resources=_resources(raw.get("resources", {})),
         raw=raw,
@@ -188,6 +213,29 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         of = (part.classifiers for part in study.parts if part.scenario == scenario)
         study.labels.update(labels_of(_once(of)))
     return study
+
+
+def _text(value: Json, what: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{what} is text, in quotes if need be; got {value!r}.")
+    return value
+
+
+def _source(value: Json) -> Source | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not {"paper", "item"} <= set(value):
+        raise UsageError(
+            f"reproduces has a paper and an item, and may have a reference; got {value!r}."
+        )
+    reject_unknown(dict.fromkeys(("paper", "item", "reference")), value, "reproduces")
+    return Source(**{key: _text(text, f"reproduces.{key}") for key, text in value.items()})
+
+
+def _commands(value: Json) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UsageError(f"before is a list of commands; got {value!r}.")
+    return tuple(_text(command, "before, a list of commands: each") for command in value)
 
 
 def _parts(raw: Mapping[str, Json]) -> Iterator[tuple[dict[str, Json], str]]:
@@ -370,6 +418,11 @@ def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
                 )
             trials[trial.spec_id] = trial
     return sorted(trials.values(), key=lambda t: t.attack.name != "none")
+
+
+def count_trials(study: StudySpec, num_classes: Mapping[str, int]) -> int:
+    """Return the number of trials that :func:`expand` gives, without their identities."""
+    return sum(1 for part in study.parts for _ in _cross(part, num_classes))
 
 
 def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,8 +17,27 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Return the names of the studies, sorted."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+    """Return the names of the studies, sorted; that of one in a subfolder is ``paper/table_1``."""
+    found = (path.relative_to(folder()).with_suffix("") for path in folder().rglob("*.yaml"))
+    return sorted((path.as_posix() for path in found), key=_order)
+
+
+def _order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Put those of subfolders last, and ``table_2`` before ``table_10``."""
+    parts = re.split(r"(\d+)", name)
+    return name.count("/"), [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
+
+
+def is_name(text: str) -> bool:
+    """Whether this is written as the name of a study that comes with the package, there or not.
+
+    That is a bare word, or a word below one of the subfolders, without a suffix.
+    """
+    path = Path(text)
+    if path.suffix or path.is_absolute():
+        return False
+    above = {name.rpartition("/")[0] for name in names()}
+    return path.parent.as_posix() in (".", *above - {""})
 
 
 def path_of(name: str) -> Path:

@@ -121,7 +121,9 @@ def test_every_file_is_there(report: Report) -> None:
     assert names == {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
     charts = ("tradeoff", "targets", "magnification", "curves", "images_1")
     assert names == {
-        "index.html", "table.md", "table.csv", "table.tex", "trials.csv",
+        "index.html", "how_sure.md", "SHA256SUMS",
+        *(f"{t}.{kind}" for t in ("table", "trials", "pairs", "variance")
+          for kind in ("md", "csv", "tex")),
         *(f"figures/{c}.{kind}" for c in charts for kind in ("svg", "png")),
     }  # fmt: skip
     assert len(pd.read_csv(folder / "table.csv")) == len(report.frame) == len(report.summary.rows)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from harness.cluster.session import require
+from harness.cluster.session import require, require_shared
 from harness.core.values import Json
 from harness.execution import Done, Work
 from harness.study import Resources
@@ -19,6 +20,14 @@ class RayExecutor:
     On Ctrl-C, running work is stopped, what has finished by then is still yielded, and
     ``KeyboardInterrupt`` is raised.
     """
+
+    def check_folders(self, folders: Mapping[str, Path]) -> None:
+        """Check that all nodes see these folders.
+
+        Raises:
+            UsageError: If one does not.
+        """
+        require_shared(folders)
 
     # The two engines are imported where they are called, because Ray reads its environment while it
     # is imported, and the session has to set it first.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,13 @@ from harness.cluster.environment import prepare
 from harness.core.errors import UsageError
 from harness.study import Resources
 
+logger = logging.getLogger(__name__)
+
 MIB = 2**20
 REACH_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
+NODE_SECONDS = 60.0  # for a node's first process to start and look
+SEEN_SECONDS = 3.0
 HOW_TO_START = (
     "Start one with 'ray start --head' and give its address (HOST:6379, or 'auto' on one of its "
     "machines); or give no address, which uses this machine alone."
@@ -70,7 +77,8 @@ def session(
                 f"Ray at {address!r} has the CPUs and GPUs that it was started with; "
                 f"cpus={cpus} and gpus={gpus} are for a local Ray, without an address."
             )
-        _rehearse(address)
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job's cluster has let it in already
+            _rehearse(address)
         settings["address"] = address
     ray.init(**settings)
     try:
@@ -96,6 +104,82 @@ def require(resources: Resources) -> None:
             f"one trial asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs "
             f"(resources in the study); the nodes of this Ray have {largest}."
         )
+
+
+def require_shared(folders: Mapping[str, Path]) -> None:
+    """Check that every node sees the folders through which work is handed on, and may write there.
+
+    A file is written here and looked for on each other node that can run work.
+
+    Args:
+        folders: By what to call them; absolute.
+
+    Raises:
+        UsageError: If one does not; names folder and node.
+    """
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {
+        n["NodeID"]: n["NodeManagerAddress"]
+        for n in ray.nodes()  # type: ignore[no-untyped-call]
+        if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU")
+    }
+    if not others:
+        return
+    looks = ray.remote(num_cpus=0, max_retries=0)(lacking)
+    with ExitStack() as probes:
+        written = {what: probes.enter_context(_probe(what, f)) for what, f in folders.items()}
+        asked = {
+            node: looks.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(written)
+            for node in others
+        }
+        for node, answer in asked.items():
+            try:
+                trouble = ray.get(answer, timeout=NODE_SECONDS)
+            except RayError as error:  # it may have just died: what runs there will say so
+                logger.warning("node %s: %s", others[node], type(error).__name__)
+                continue
+            if trouble:
+                raise UsageError(
+                    f"{trouble} on node {others[node]}. Runs and the store are handed on through "
+                    "folders that all nodes share: give --out and --store on shared storage."
+                )
+
+
+@contextmanager
+def _probe(what: str, folder: Path) -> Iterator[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".seen-", dir=folder)
+    except OSError as error:
+        raise UsageError(f"{what} {str(folder)!r} cannot be written: {error.strerror}.") from error
+    os.close(handle)
+    try:
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def lacking(probes: Mapping[str, str]) -> str:
+    """Return which file this node does not see, or may not write beside; "" for none.
+
+    A moment's patience: network file systems show a new file late.
+    """
+    until = time.monotonic() + SEEN_SECONDS
+    for what, name in probes.items():
+        path = Path(name)
+        while not path.exists():
+            if time.monotonic() > until:
+                return f"{what} {str(path.parent)!r} of the driver is not seen"
+            time.sleep(0.2)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            return f"{what} {str(path.parent)!r} may not be written"
+    return ""
 
 
 @contextmanager

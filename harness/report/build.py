@@ -8,12 +8,18 @@ from pathlib import Path
 import pandas as pd
 
 from harness.core.files import write_aside
-from harness.report import render
-from harness.report.collect import read_run, to_frame
+from harness.report import pairs, render, variance
+from harness.report.checksums import CHECKSUMS, checksums
+from harness.report.collect import Run, read_run, to_frame
 from harness.report.figures import draw_all
+from harness.report.how_sure import HowSure, how_sure
+from harness.report.how_sure import to_markdown as how_sure_markdown
 from harness.report.page import render_page
+from harness.report.published_panel import NOTE, Published, published_section
 from harness.report.samples import galleries
 from harness.report.summary import Summary, summarise
+from harness.report.table import latex, markdown
+from harness.report.trial_table import trial_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +55,49 @@ def build_report(run: Path) -> Report:
     summary = summarise(read.trials)
     shown, unreadable = galleries(summary, run / "samples")
     drawings = draw_all(summary, shown)
-    contents: dict[str, bytes] = {
-        "table.md": render.to_markdown(summary.rows).encode(),
-        "table.csv": render.to_csv(summary.rows).encode(),
-        "table.tex": render.to_latex(summary.rows).encode(),
-        "trials.csv": to_frame(read.trials).to_csv(index=False, lineterminator="\n").encode(),
+    sure, beside = how_sure(read, summary), published_section(read, summary)
+    contents = {
+        name: text.encode() for name, text in tables_of(read, summary, sure, beside).items()
     }
     for drawing in drawings:
         contents[f"figures/{drawing.name}.svg"] = drawing.svg.encode()
         contents[f"figures/{drawing.name}.png"] = drawing.png
-    page = render_page(read, summary, drawings, [*read.problems, *unreadable])
-    contents["index.html"] = page.encode()  # last: who sees it finds the rest
+    page = render_page(read, summary, sure, beside, drawings, [*read.problems, *unreadable])
+    contents["index.html"] = page.encode()
     folder = run / "report"
-    files = tuple(_write(folder / name, content) for name, content in contents.items())
+    files = [_write(folder / name, content) for name, content in contents.items()]
+    # Last: it vouches for the rest.
+    files.append(_write(folder / CHECKSUMS, checksums(run, files).encode()))
     _remove_stale(folder / "figures", keep=set(files))
-    return Report(folder / "index.html", files, render.to_frame(summary.rows), summary)
+    return Report(folder / "index.html", tuple(files), render.to_frame(summary.rows), summary)
+
+
+def tables_of(
+    run: Run, summary: Summary, sure: HowSure, beside: Published | None
+) -> dict[str, str]:
+    """Return every table of a report, by the name of its file."""
+    each = trial_table(run.trials)
+    frames = {
+        "trials": to_frame(run.trials),
+        "pairs": pairs.to_frame(sure.pairs),
+        "variance": variance.to_frame(sure.splits),
+    }
+    tables = {"trials": each, "pairs": sure.pair_table, "variance": sure.split_table}
+    found = {
+        "table.md": render.to_markdown(summary.rows),
+        "table.csv": render.to_csv(summary.rows),
+        "table.tex": render.to_latex(summary.rows),
+        "how_sure.md": how_sure_markdown(sure),
+    }
+    for name, table in tables.items():
+        if table.rows:
+            found[f"{name}.md"] = markdown(table)
+            found[f"{name}.csv"] = frames[name].to_csv(index=False, lineterminator="\n")
+            found[f"{name}.tex"] = latex(table)
+    if beside is not None:
+        found["published.md"] = f"{beside.source}.\n\n{markdown(beside.table)}\n{NOTE}\n"
+        found["published.tex"] = latex(beside.table)
+    return found
 
 
 def _write(path: Path, content: bytes) -> Path:

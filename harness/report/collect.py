@@ -35,6 +35,8 @@ class Study:
         planned: Spec ids in the order of the study.
         partial: Whether it ran under a limit.
         settings: How it was run: workers, threads, device.
+        protocol: Version of the protocol.
+        inputs: Digests of what the study's words stand for: images, weights, components' code.
     """
 
     name: str = ""
@@ -45,6 +47,8 @@ class Study:
     planned: tuple[str, ...] = ()
     partial: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    protocol: str = ""
+    inputs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Study:
@@ -61,7 +65,8 @@ class Study:
             name=part("name", str), title=part("title", str), study=part("study", dict),
             overrides=tuple(map(str, part("overrides", list))), command=part("command", str),
             planned=tuple(map(str, planned)), partial=part("partial", bool),
-            settings=part("settings", dict),
+            settings=part("settings", dict), protocol=part("protocol", str),
+            inputs=part("inputs", dict),
         )  # fmt: skip
 
 

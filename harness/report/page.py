@@ -18,8 +18,12 @@ from harness.report import format as fmt
 from harness.report.collect import Problem, Run
 from harness.report.columns import Column, Value, main_columns
 from harness.report.figures import Drawing
+from harness.report.how_sure import HowSure
 from harness.report.inline import png_uri, svg_element
+from harness.report.published_panel import NOTE, Published
 from harness.report.summary import Row, Summary
+from harness.report.table import Entry, Head, Table
+from harness.report.trial_table import trial_table
 from harness.report.trials import Trial, labels_of
 from harness.report.words import TOLERATED_LOSS, verdicts
 
@@ -59,19 +63,27 @@ class Line:
 
 
 def render_page(
-    run: Run, summary: Summary, drawings: Sequence[Drawing], problems: Sequence[Problem]
+    run: Run,
+    summary: Summary,
+    sure: HowSure,
+    beside: Published | None,
+    drawings: Sequence[Drawing],
+    problems: Sequence[Problem],
 ) -> str:
     """Return the page.
 
     Args:
         run: What was read.
         summary: Its main table.
+        sure: How sure its differences are.
+        beside: Published results beside them, where there are any.
         drawings: Its figures.
         problems: Files that could not be read, records and samples alike.
     """
     # The flags stand with the defense, where a narrow screen shows them.
     columns = [c for c in main_columns(summary.rows) if c.key != "flags"]
     trials = run.trials
+    each = trial_table(trials)
     return _template().render(
         title=run.study.title or run.study.name or run.path.resolve().name,
         name=run.study.name,
@@ -90,8 +102,27 @@ def render_page(
         single=any(r.trials == 1 and r.goal != "targeted" for r in summary.rows),
         few=any(1 < r.trials < _FEW and r.goal != "targeted" for r in summary.rows),
         figures=[(d, _figure(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
-        trial_heads=[(title, kind, "") for title, kind in _trial_columns(trials)],
-        trial_lines=_trial_lines(trials),
+        beside=beside,
+        beside_note=NOTE,
+        beside_heads=_heads(beside.table) if beside else (),
+        beside_lines=_table_lines(
+            beside.table, [(p.ours.attack, p.ours.defense, "") for p in beside.pairs]
+        )
+        if beside
+        else (),
+        sure=sure,
+        pair_heads=_heads(sure.pair_table),
+        pair_lines=_table_lines(
+            sure.pair_table, [(p.attack, p.defense, "shown" if p.shown else "") for p in sure.pairs]
+        ),
+        split_heads=_heads(sure.split_table),
+        split_lines=_table_lines(
+            sure.split_table, [(s.attack, s.defense, "") for s in sure.splits]
+        ),
+        trial_heads=_heads(each),
+        trial_lines=_table_lines(
+            each, [(t.attack, t.defense, "" if t.ok else "failed") for t in trials]
+        ),
         failed=[t for t in trials if not t.ok],
         missing=run.missing,
         problems=problems,
@@ -179,75 +210,25 @@ def _figure(drawing: Drawing, prefix: str) -> Markup:
     return Markup(svg_element(drawing.svg, prefix, label))
 
 
-_TRIAL_COLUMNS = (
-    ("Dataset", "text"), ("Scenario", "text"), ("Classifier", "text"), ("Attack", "text"),
-    ("Defense", "text"), ("Target", "num"), ("Seeds (poison, purify, victim)", "text"),
-    ("Status", "text"), ("Accuracy (%)", "num"), ("Success", "text"), ("Poisons", "num"),
-    ("Rows kept", "num"), ("Rows changed", "num"), ("Train (s)", "num"), ("Purify (s)", "num"),
-    ("Spec id", "text"),
-)  # fmt: skip
+def _heads(table: Table) -> list[tuple[str, str, str]]:
+    return [(h.title, "num" if h.numeric else "text", h.help) for h in table.heads]
 
 
-def _trial_columns(trials: Sequence[Trial]) -> list[tuple[str, str]]:
-    return [_TRIAL_COLUMNS[i] for i in _shown(trials)]
-
-
-def _shown(trials: Sequence[Trial]) -> list[int]:
-    """Positions of the columns to show; those of the setting only where they differ."""
-    constant = {
-        i for i, field in enumerate(("dataset", "scenario", "classifier"))
-        if len(labels_of(trials, field)) == 1
-    }  # fmt: skip
-    return [i for i in range(len(_TRIAL_COLUMNS)) if i not in constant]
-
-
-def _trial_lines(trials: Sequence[Trial]) -> list[Line]:
-    shown = _shown(trials)
+def _table_lines(table: Table, owners: Sequence[tuple[str, str, str]]) -> list[Line]:
+    """Return the rows of a table, each with its owner: attack, defense and classes."""
     lines = []
-    for trial in trials:
-        cells = _trial_cells(trial)
-        classes = "" if trial.ok else "failed"
-        lines.append(Line(tuple(cells[i] for i in shown), trial.attack, trial.defense, classes))
+    for index, (row, owner) in enumerate(zip(table.rows, owners, strict=True)):
+        attack, defense, classes = owner
+        cells = tuple(_entry(*pair) for pair in zip(table.heads, row, strict=True))
+        starts = "starts " if index in table.starts else ""
+        lines.append(Line(cells, attack, defense, f"{starts}{classes}".strip()))
     return lines
 
 
-def _trial_cells(trial: Trial) -> list[Cell]:
-    record, move = trial.record, trial.record.movement
-    seeds = " ".join(str(trial.seeds.get(k, fmt.MISSING)) for k in ("poison", "purify", "victim"))
-    values: list[tuple[str, Any]] = [
-        *((v, v) for v in (trial.dataset, trial.scenario, trial.classifier)),
-        (trial.attack, trial.attack),
-        (trial.defense, trial.defense),
-        (fmt.MISSING if trial.target is None else str(trial.target), trial.target),
-        (seeds, seeds),
-        (record.status, record.status),
-        (fmt.percent(record.natural_accuracy) if trial.ok else fmt.MISSING,
-         record.natural_accuracy if trial.ok else None),
-        (_outcomes(trial), _headline_share(trial)),
-        (str(record.poisons), record.poisons),
-        (f"{move.rows_out} of {move.rows_in}" if move else fmt.MISSING, move and move.rows_out),
-        (str(move.rows_changed) if move else fmt.MISSING, move and move.rows_changed),
-        (fmt.seconds(trial.seconds("train")), trial.seconds("train")),
-        (fmt.seconds(trial.seconds("purify")), trial.seconds("purify")),
-        (record.spec_id, record.spec_id),
-    ]  # fmt: skip
-    kinds = [kind for _, kind in _TRIAL_COLUMNS]
-    return [Cell(t, _sortable(v), k) for (t, v), k in zip(values, kinds, strict=True)]
-
-
-def _outcomes(trial: Trial) -> str:
-    """Counts per probe; of a clean training, which judges every attack, only how many."""
-    outcomes = [o for o in trial.record.outcomes if o.trials]
-    if not trial.attacked and outcomes:
-        return f"clean floor of {len(outcomes)} probes"
-    return ", ".join(f"{o.probe} {o.successes}/{o.trials}" for o in outcomes) or fmt.MISSING
-
-
-def _headline_share(trial: Trial) -> float | None:
-    outcomes = trial.record.outcomes
-    if not trial.attacked or not outcomes or not outcomes[0].trials:
-        return None
-    return outcomes[0].successes / outcomes[0].trials
+def _entry(head: Head, entry: Entry) -> Cell:
+    text, bracket, ends = entry.text.partition(" [")  # the interval stands below its estimate
+    kind = "num" if head.numeric else "text"
+    return Cell(text, _sortable(entry.value), kind, aside=f"[{ends}" if bracket else "")
 
 
 def _facts(sources: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

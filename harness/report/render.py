@@ -13,15 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import format as fmt
+from harness.report import table
 from harness.report.columns import Column, main_columns
 from harness.report.statistics import Interval
 from harness.report.summary import Duel, Row, Summary
-
-_LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-})  # fmt: skip
 
 
 def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -37,32 +32,24 @@ def to_csv(rows: Iterable[Row]) -> str:
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the main table in GitHub's Markdown; the best of those with credit is bold."""
     columns = main_columns(rows)
-    lines = [
-        _bar([c.title for c in columns]),
-        _bar(["---:" if c.numeric else "---" for c in columns]),
+    cells = [
+        [_bold(table.escape_markdown(c.text(row)), c, row, "**{}**") for c in columns]
+        for row in rows
     ]
-    for row in rows:
-        lines.append(
-            _bar([_bold(_escape_markdown(c.text(row)), c, row, "**{}**") for c in columns])
-        )
-    return "\n".join(lines) + "\n"
+    return table.markdown_lines([c.title for c in columns], [c.numeric for c in columns], cells)
 
 
 def to_latex(rows: Sequence[Row]) -> str:
     r"""Return the main table for LaTeX with ``\usepackage{booktabs}``."""
     columns = main_columns(rows)
-    lines = [
-        rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in columns)}}}",
-        r"\toprule",
-        _ampersands([_escape_latex(c.title) for c in columns]),
-        r"\midrule",
+    cells = [
+        [_bold(table.escape_latex(c.text(row)), c, row, r"\textbf{{{}}}") for c in columns]
+        for row in rows
     ]
-    for index, row in enumerate(rows):
-        if index and (row.setting, row.attack) != (rows[index - 1].setting, rows[index - 1].attack):
-            lines.append(r"\addlinespace")
-        cells = [_bold(_escape_latex(c.text(row)), c, row, r"\textbf{{{}}}") for c in columns]
-        lines.append(_ampersands(cells))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    titles = [table.escape_latex(c.title) for c in columns]
+    groups = [(row.setting, row.attack) for row in rows]
+    starts = [i for i in range(1, len(rows)) if groups[i] != groups[i - 1]]
+    return table.latex_lines(titles, [c.numeric for c in columns], cells, starts)
 
 
 def console_table(summary: Summary, width: int = 100) -> Text:
@@ -86,26 +73,26 @@ def console_table(summary: Summary, width: int = 100) -> Text:
 
 def _console_table(duel: Duel) -> Table:
     setting = ", ".join(part for part in duel.setting if part)
-    table = Table(
+    shown = Table(
         title=escape(f"attack {duel.attack} | {setting}"), title_justify="left", title_style="",
         box=box.ASCII2, show_edge=False, pad_edge=False,
     )  # fmt: skip
     extra = list(dict.fromkeys(p.name for r in duel.rows for p in r.probes[1:]))
     headline = next((r.headline.name for r in duel.rows if r.headline), None)
     floored = any(r.headline and r.headline.floor is not None for r in duel.rows)
-    table.add_column("defense", overflow="fold")
-    table.add_column("accuracy", justify="right", no_wrap=True)
+    shown.add_column("defense", overflow="fold")
+    shown.add_column("accuracy", justify="right", no_wrap=True)
     if headline:
-        table.add_column(f"success {headline}", justify="right", no_wrap=True)
+        shown.add_column(f"success {headline}", justify="right", no_wrap=True)
         for name in extra:
-            table.add_column(name, justify="right", no_wrap=True)
+            shown.add_column(name, justify="right", no_wrap=True)
     if floored:
-        table.add_column("floor", justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("flags", overflow="fold")
+        shown.add_column("floor", justify="right", no_wrap=True)
+    shown.add_column("n", justify="right", no_wrap=True)
+    shown.add_column("flags", overflow="fold")
     for row in duel.rows:
-        table.add_row(*_console_cells(row, bool(headline), extra, floored))
-    return table
+        shown.add_row(*_console_cells(row, bool(headline), extra, floored))
+    return shown
 
 
 def _console_cells(row: Row, probed: bool, extra: Sequence[str], floored: bool) -> list[str]:
@@ -128,24 +115,6 @@ def _star(text: str, mark: str, row: Row) -> str:
 
 def _bold(text: str, column: Column, row: Row, pattern: str) -> str:
     return pattern.format(text) if column.best and column.best in row.best else text
-
-
-def _bar(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _ampersands(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _escape_markdown(text: str) -> str:
-    for mark in "\\|*_<>":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", " ")
-
-
-def _escape_latex(text: str) -> str:
-    return text.translate(_LATEX)
 
 
 def _flat(row: Row) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from harness.core.errors import DataError
@@ -69,10 +70,33 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     if np.ptp(sample) < 1e-12:  # differences that are equal but for rounding
         return Interval(mean, None, None, n, "none")
     if n > 2:
-        ends = _bootstrap(sample, "BCa", seed)
+        ends = _bootstrap([sample], "BCa", seed)
         if np.isfinite(ends).all():
             return _around(mean, ends, n, "BCa")
-    return _around(mean, _bootstrap(sample, "percentile", seed), n, "percentile")
+    return _around(mean, _bootstrap([sample], "percentile", seed), n, "percentile")
+
+
+def difference_interval(these: Sequence[float], those: Sequence[float], seed: int = 0) -> Interval:
+    """Return the difference of two means with a bootstrap interval over both groups.
+
+    Args:
+        these, those: One value per trial of each group; nothing pairs them.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: If a group is empty.
+    """
+    if not (len(these) and len(those)):
+        raise DataError("the difference of two means needs values on both sides.")
+    groups = [np.asarray(values, dtype=np.float64) for values in (these, those)]
+    value, n = float(groups[0].mean() - groups[1].mean()), min(map(len, groups))
+    if n < 2 or all(np.ptp(group) < 1e-12 for group in groups):
+        return Interval(value, None, None, n, "none")
+    method = "BCa" if n > 2 and all(np.ptp(group) > 1e-12 for group in groups) else "percentile"
+    ends = _bootstrap(groups, method, seed)
+    if not np.isfinite(ends).all():
+        method, ends = "percentile", _bootstrap(groups, "percentile", seed)
+    return _around(value, ends, n, method)
 
 
 def share_interval(counts: Sequence[tuple[int, int]], seed: int = 0) -> Interval:
@@ -91,15 +115,25 @@ def share_interval(counts: Sequence[tuple[int, int]], seed: int = 0) -> Interval
     return wilson(*min(counts, key=lambda pair: pair[1]))
 
 
-def _bootstrap(sample: np.ndarray, method: str, seed: int) -> tuple[float, float]:
+def _bootstrap(groups: Sequence[np.ndarray], method: str, seed: int) -> tuple[float, float]:
+    """Return the ends for the mean of one group, or for the difference of the means of two."""
     with warnings.catch_warnings():
         # BCa warns, and answers nan, where its jackknife degenerates; the caller looks for nan.
         warnings.simplefilter("ignore")
         result = stats.bootstrap(
-            (sample,), np.mean, n_resamples=RESAMPLES, batch=1_000, method=method,
+            tuple(groups), np.mean if len(groups) == 1 else difference_of_means,
+            n_resamples=RESAMPLES, batch=1_000, method=method, vectorized=True,
             confidence_level=CONFIDENCE, rng=np.random.default_rng(seed),
         )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def difference_of_means(
+    x: NDArray[np.float64], y: NDArray[np.float64], axis: int
+) -> NDArray[np.float64]:
+    """Return mean(x) - mean(y) along an axis, for scipy's resampling."""
+    found: NDArray[np.float64] = np.mean(x, axis=axis) - np.mean(y, axis=axis)
+    return found
 
 
 def _around(value: float, ends: tuple[float, float], n: int, method: str) -> Interval:

@@ -1,0 +1,61 @@
+"""Commands around results: two runs side by side, and whether a run's tables are true."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli_options import open_workshop, store_option
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", default="text", show_default=True,
+    type=click.Choice(["text", "markdown", "csv", "latex"]), help="How to write it.",
+)  # fmt: skip
+def compare(run_a: Path, run_b: Path, form: str) -> None:
+    """Compare two runs: rows with the same setting, attack and defense, and how sure each is.
+
+    Trials are paired where the runs share targets and seeds. What one run alone has is listed, and
+    so are the settings in which the two differ; beside CSV they go to standard error.
+    """
+    from harness.comparison.output import render
+    from harness.comparison.runs import compare_runs
+    from harness.report.collect import read_run
+
+    compared = compare_runs(read_run(run_a), read_run(run_b))
+    click.echo(render(compared, form), nl=False)
+    for differing in compared.settings if form == "csv" else ():
+        click.echo(f"{differing.setting}: {differing.first} | {differing.second}", err=True)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--inputs", is_flag=True, help="Read data and weights again: are they those of the study?"
+)
+@store_option
+def verify(run: Path, inputs: bool, store: Path | None) -> None:
+    """Derive every number of a run's report again from its records.
+
+    Exit status: 0 if all is well, 1 if something is not (a line for each), 2 for bad input.
+    """
+    from harness.verification.verify import verify as check
+
+    found = check(run, open_workshop(store, "cpu") if inputs else None)
+    for line in found.checked:
+        click.echo(f"checked: {line}")
+    for line in found.unchecked:
+        click.echo(f"not checked: {line}")
+    for line in found.discrepancies:
+        click.echo(f"WRONG {line}")
+    count = len(found.discrepancies)
+    click.echo(f"{count} discrepanc{'y' if count == 1 else 'ies'}")
+    sys.exit(1 if found.discrepancies else 0)
+
+
+COMMANDS = (compare, verify)
