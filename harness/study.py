@@ -41,7 +41,10 @@ KEYS = {
     "classifiers": "a classifier, or a list of them",
     "targets": "targets of every attack that has some: a list of integers, or 'all' classes",
     "seeds": "a list used for poison, purify and victim alike, or a list for each, crossed",
-    "controls": "add attack none and defense none where they are missing (default true)",
+    "controls": (
+        "true (default) adds attack none and defense none where they are missing; undefended adds "
+        "attack none without the defenses alone; false adds nothing"
+    ),
     "resources": "cpus and gpus of one trial",
     "parts": "a list of crossings, each with keys of its own that win over those beside 'parts'",
 }
@@ -81,6 +84,7 @@ class Crossing:
     Attributes:
         targets: Given targets, ``"all"``, or None.
         seeds: One of each of the sources of variance per repetition.
+        clean_defended: Whether attack ``none`` meets the defenses too.
     """
 
     datasets: tuple[ComponentSpec, ...]
@@ -90,6 +94,7 @@ class Crossing:
     classifiers: tuple[ComponentSpec, ...]
     targets: tuple[int, ...] | str | None
     seeds: tuple[Seeds, ...]
+    clean_defended: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,10 @@ def _crossed(raw: Mapping[str, Json], base: Path) -> Crossing:
             raise UsageError(f"the study needs {key!r}: {KEYS[key]}.")
     attacks = _components(ATTACKS, raw, "attacks", base)
     defenses = _components(DEFENSES, raw, "defenses", base)
-    if _flag(raw, "controls", default=True):
+    controls = raw.get("controls", True)
+    if not isinstance(controls, bool) and controls != "undefended":
+        raise UsageError(f"controls is true, undefended or false; got {controls!r}.")
+    if controls:
         attacks = _with_none(attacks)
         defenses = _with_none(defenses)
     part = Crossing(
@@ -279,6 +287,7 @@ def _crossed(raw: Mapping[str, Json], base: Path) -> Crossing:
         classifiers=_each(raw, "classifiers", lambda i, w: complete_classifier(i, w, base)),
         targets=_targets(raw.get("targets")),
         seeds=_seeds(raw.get("seeds", [0])),
+        clean_defended=controls != "undefended",
     )
     _check_start(part)
     return part
@@ -295,13 +304,6 @@ def _check_start(part: Crossing) -> None:
                 f"classifiers[{index}] ({classifier.name}): scenario {part.scenario.name!r} "
                 f"{verb} 'pretrained', the weights that the victim starts from."
             )
-
-
-def _flag(raw: Mapping[str, Json], key: str, *, default: bool) -> bool:
-    value = raw.get(key, default)
-    if not isinstance(value, bool):
-        raise UsageError(f"{key} is true or false; got {value!r}.")
-    return value
 
 
 def _with_none(components: tuple[ComponentSpec, ...]) -> tuple[ComponentSpec, ...]:
@@ -437,6 +439,8 @@ def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec
         floor_of = tuple(attack for attack, _ in aimed if attack.name != "none")
         for (attack, target), defense in itertools.product(aimed, part.defenses):
             if defense.name == "none" and undefended[seeds.poison, seeds.victim] != seeds:
+                continue
+            if "none" == attack.name != defense.name and not part.clean_defended:
                 continue
             control = floor_of if attack.name == "none" else ()
             yield TrialSpec(

@@ -41,6 +41,11 @@ def test_controls_are_added_and_come_first(tmp_path) -> None:
         ("badnets", 0, "jpeg", ZERO),
     ]
     assert table(read(tmp_path, controls=False)) == [("badnets", 0, "jpeg", ZERO)]
+    assert table(read(tmp_path, controls="undefended")) == [
+        ("none", None, "none", ZERO),
+        ("badnets", 0, "none", ZERO),
+        ("badnets", 0, "jpeg", ZERO),
+    ]
     own = read(tmp_path, defenses=["jpeg", "none"])
     assert [d.name for d in own.defenses] == ["jpeg", "none"]
 
@@ -181,7 +186,7 @@ def test_where_relative_paths_start(tmp_path, monkeypatch) -> None:
         ({"name": ".."}, r"name is made of .* got '\.\.'"),
         ({"name": "a/b"}, "got 'a/b'"),
         ({"title": 3}, "title is text"),
-        ({"controls": "no"}, "controls is true or false; got 'no'"),
+        ({"controls": "no"}, "controls is true, undefended or false; got 'no'"),
         ({"seeds": []}, "seeds is a list of different integers"),
         ({"seeds": [0, 0]}, "seeds is a list of different integers"),
         ({"seeds": [True]}, "seeds is a list of different integers"),
