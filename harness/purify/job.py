@@ -169,6 +169,7 @@ def _make(
     ]
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
+        executor.check_folders({"result": job.parts, "store": workshop.store.root})
         for stage, function, payloads in (
             ("trainings", make_unit, trainings),
             ("chunks", purify_chunk, chunks),
