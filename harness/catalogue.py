@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 import typing
 from typing import Any
 
@@ -178,11 +179,16 @@ def type_name(annotation: Any) -> str:
     resource = resource_of(annotation)
     if resource is not None:
         kind, _ = resource
-        noun = {"dataset": "dataset", "classifier": "trained classifier"}.get(kind, "generator")
+        noun = "trained classifier" if kind == "classifier" else kind
+        if typing.get_origin(annotation) is tuple:
+            return f"list of {noun}s"
         optional = annotation is not ImageSet and type(None) in typing.get_args(annotation)
         return f"{noun}{' or null' if optional else ''}"
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = [type_name(part) for part in typing.get_args(annotation)]
+        return " | ".join("null" if part == "NoneType" else part for part in parts)
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("pathlib.", "").replace("typing.", "")
