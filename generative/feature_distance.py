@@ -119,16 +119,28 @@ def feature_distance(
 def inception_distance(
     a: NDArray[np.uint8], b: NDArray[np.uint8], device: torch.device | str = "cpu"
 ) -> float:
-    """Return the FID of two sets of images, where torchmetrics and Inception's weights are there.
+    """Return the FID of two sets of images, uint8 (N, 3, H, W) and (M, 3, H, W).
 
-    Nothing is downloaded.
+    Raises:
+        UsageError: See :func:`inception_weights`.
+    """
+    inception_weights()
+    metric = importlib.import_module("torchmetrics.image.fid").FrechetInceptionDistance().to(device)
+    for images, real in ((a, True), (b, False)):
+        for start in range(0, len(images), 64):
+            metric.update(torch.tensor(images[start : start + 64]).to(device), real=real)
+    return float(metric.compute())
+
+
+def inception_weights() -> Path:
+    """Return where Inception's weights are; nothing is downloaded.
 
     Raises:
         UsageError: If a package or the weights are missing; says which, and where they belong.
     """
     try:
         importlib.import_module("torch_fidelity")
-        fid = importlib.import_module("torchmetrics.image.fid")
+        importlib.import_module("torchmetrics.image.fid")
     except ImportError:
         raise UsageError(
             "the FID needs torchmetrics and torch-fidelity: pip install 'torchmetrics[image]'. "
@@ -137,8 +149,4 @@ def inception_distance(
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION
     if not weights.is_file():
         raise UsageError(f"the FID needs Inception's weights as {str(weights)!r}.")
-    metric = fid.FrechetInceptionDistance().to(device)
-    for images, real in ((a, True), (b, False)):
-        for start in range(0, len(images), 64):
-            metric.update(torch.tensor(images[start : start + 64]).to(device), real=real)
-    return float(metric.compute())
+    return weights

@@ -23,7 +23,12 @@ from defenses._purify import (
 from generative.ddpm import DDPM, Diffusion, NoiseModel, NoisePredictor, diffuse
 from generative.diagnostics import check_purifier, energy_gap
 from generative.ebm import EBM, FoldedEnergy
-from generative.feature_distance import Features, feature_distance
+from generative.feature_distance import (
+    Features,
+    feature_distance,
+    inception_distance,
+    inception_weights,
+)
 from generative.langevin import STEP_SIZE
 from generative.noise import row_noise
 from harness.artifacts import LABEL
@@ -103,6 +108,7 @@ def verify_generator(
     thresholds: Mapping[str, float] | None = None,
     digest: str | None = None,
     features: Features | None = None,
+    fid: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> Verification:
@@ -117,6 +123,7 @@ def verify_generator(
     ``loss_t{t}``           mean squared error of the noise at time step t; ``loss`` their mean
                             (diffusion models)
     ``feature_distance``    Fréchet distance of purified and clean images
+    ``fid``                 the same in Inception's features, where asked for
     ======================  ===================================================================
 
     Args:
@@ -128,15 +135,18 @@ def verify_generator(
         thresholds: Bounds by name: lower ones for psnr, psnr_gain and energy_gap, else upper ones.
         digest: The digest that it must have.
         features: For the feature distance; None is a network of fixed random weights.
+        fid: Measure the FID too; needs torchmetrics and Inception's weights.
         seed: Of the noise.
         device: ``auto``, ``cpu`` or ``cuda[:i]``.
 
     Raises:
         DataError: If it cannot be loaded, or cannot take such images.
-        UsageError: If there is no such dataset, or a threshold of another name.
+        UsageError: If there is no such dataset, a threshold of another name, or no FID to be had.
     """
     if count < 2:
         raise UsageError(f"at least 2 images are measured; got {count}.")
+    if fid:
+        inception_weights()
     where = pick_device(device)
     path = path.expanduser()
     kind, model = load_generator(path, str(where))
@@ -145,7 +155,7 @@ def verify_generator(
     purifier, steps = _purifier(model, data, steps)
     found: dict[str, float] = {}
     if not problems:
-        found = _diagnose(model, purifier, data, steps, features, seed, where)
+        found = _diagnose(model, purifier, data, steps, features, fid, seed, where)
     limits = dict(thresholds or {})
     for name in limits:
         if found and name not in found:
@@ -201,6 +211,7 @@ def _diagnose(
     data: ImageSet,
     steps: int,
     features: Features | None,
+    fid: bool,
     seed: int,
     device: torch.device,
 ) -> dict[str, float]:
@@ -217,6 +228,8 @@ def _diagnose(
         "retention_coarse": check.retention_coarse,
         "feature_distance": feature_distance(data.images, purified, features),
     }
+    if fid:
+        found["fid"] = inception_distance(data.images, purified, device)
     if isinstance(model, EBM):
         noise_alone = -10 * np.log10(steps * (STEP_SIZE / 2) ** 2)
         found["psnr_gain"] = check.psnr - float(noise_alone)

@@ -58,6 +58,7 @@ def describe(path: Path, as_json: bool) -> None:
     "--want", "wanted", multiple=True, metavar="NAME=NUMBER",
     help="A bound: psnr=27 or psnr_gain=3 at least, retention_fine=0.3 at most. Repeatable.",
 )  # fmt: skip
+@click.option("--fid", is_flag=True, help="The FID too: needs torchmetrics and its weights.")
 @device_option
 def verify(
     path: Path,
@@ -66,6 +67,7 @@ def verify(
     count: int,
     digest: str | None,
     wanted: tuple[str, ...],
+    fid: bool,
     device: str,
 ) -> None:
     """Load a generator and measure what it does to images. Exit status 1 if something is wrong."""
@@ -73,7 +75,7 @@ def verify(
 
     found = verify_generator(
         path, dataset, steps=steps, count=count, thresholds=_bounds(wanted), digest=digest,
-        device=device,
+        fid=fid, device=device,
     )  # fmt: skip
     for line in found.lines:
         click.echo(line)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,3 +293,9 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "followed" / "distances.svg").is_file()
     assert cli("generators", "describ") == 2
     assert "Did you mean 'describe'" in cli.err
+
+
+def test_no_fid_where_there_is_none_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(UsageError, match=r"pip install 'torchmetrics\[image\]'"):
+        verify_generator(sweeps.folder() / "weights" / "shapes_ebm", "shapes", fid=True)
