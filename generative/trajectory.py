@@ -21,6 +21,7 @@ from generative.ddpm import Diffusion, NoiseModel
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from generative.noise import row_noise
 from harness.core.errors import DataError
+from harness.core.seeds import stream
 
 Noise = Callable[[], Iterator[Tensor]]
 # Images float32 (B, C, H, W) in units of [-1, 1], step counts (ascending), and what starts their
@@ -103,6 +104,8 @@ class Trajectory:
         poison_moved: float32 (S, N), from a poisoned image x to Psi(x).
         energy_clean: float32 (S, N), energy of Psi(clean), or None without an energy network.
         energy_poison: float32 (S, N), of Psi(poisoned), likewise.
+        energy_noisy: float32 (N,), of the clean images with white noise, as large in L2 as their
+            poison, likewise.
     """
 
     steps: tuple[int, ...]
@@ -111,6 +114,7 @@ class Trajectory:
     poison_moved: Curve
     energy_clean: Curve | None = None
     energy_poison: Curve | None = None
+    energy_noisy: NDArray[np.float32] | None = None
 
     @property
     def outmoved(self) -> float | None:
@@ -140,6 +144,17 @@ class Trajectory:
         clean, poison = np.sort(self.energy_clean[0]), self.energy_poison[index]
         below = np.searchsorted(clean, poison, "left") + np.searchsorted(clean, poison, "right")
         return float(below.mean() / (2 * len(clean)))
+
+    def ordered(self, index: int) -> bool | None:
+        """Whether mean energies order clean < purified poisoned < poisoned; None without energies.
+
+        Args:
+            index: Of the step count.
+        """
+        if self.energy_clean is None or self.energy_poison is None:
+            return None
+        clean, poison = self.energy_clean[0].mean(), self.energy_poison[0].mean()
+        return bool(clean < self.energy_poison[index].mean() < poison)
 
     @property
     def nearest(self) -> int:
@@ -221,7 +236,34 @@ def trace(
         seen = [_measure(x, state, scorer) for state in chain(x, counts, noise)]
         parts.append(torch.stack(seen).cpu().numpy())
     found = np.concatenate(parts, axis=2)
-    return Trajectory(tuple(counts), *(found[:, i] for i in range(5 if scorer else 3)))
+    measured = Trajectory(tuple(counts), *(found[:, i] for i in range(5 if scorer else 3)))
+    if scorer is None:
+        return measured
+    noisy = as_noisy(clean, poisoned, stream(seed, "noisy"))
+    energies = [
+        scorer.energy(torch.from_numpy(noisy[i : i + half]).to(device).float().div_(127.5).sub_(1))
+        for i in range(0, len(noisy), half)
+    ]
+    return replace(measured, energy_noisy=torch.cat(energies).cpu().numpy())
+
+
+def as_noisy(
+    clean: NDArray[np.uint8], poisoned: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return clean images with white noise, for each as large in L2 as what its poison adds.
+
+    Clamping and rounding take a little of it.
+
+    Args:
+        clean: uint8 (N, C, H, W).
+        poisoned: The same images, poisoned.
+        rng: Of the noise.
+    """
+    noise = rng.standard_normal(clean.shape, dtype=np.float32)
+    added = poisoned.astype(np.float32) - clean
+    size, drawn = (np.sqrt(np.square(a).sum((1, 2, 3), keepdims=True)) for a in (added, noise))
+    levels: NDArray[np.float32] = np.floor(clean + noise * (size / drawn) + 0.5)
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _checked(

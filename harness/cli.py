@@ -15,7 +15,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from harness import __version__, cluster_commands, poison_commands, result_commands
+from harness import (
+    __version__,
+    cluster_commands,
+    explain_command,
+    poison_commands,
+    result_commands,
+)
 from harness.cli_options import (
     SuggestingGroup,
     device_option,
@@ -29,6 +35,7 @@ from harness.cli_options import (
 )
 from harness.core.errors import UsageError
 from harness.generator_commands import generators
+from harness.leaderboard import commands as leaderboard_commands
 
 EXAMPLES = """
 \b
@@ -173,6 +180,7 @@ def execute(
         tracking: A tracking URI, "" for the default store, or None for no tracking.
         joins: Whether the executor joins a cluster that others started.
     """
+    from harness.generator_tools import describe_generator, generators_of
     from harness.progress import Progress
     from harness.run import run_study
 
@@ -213,6 +221,8 @@ def execute(
             progress=Progress(console),
         )
         numbers = {"trials": summary.planned, "trials_done": summary.done}
+        if tracker is not None:
+            tracker.register((p, describe_generator(p)) for p in generators_of(study, workshop))
         report = _report(folder, console)
         status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:
@@ -439,16 +449,23 @@ def status(run: Path, as_json: bool) -> None:
 @click.option("--tracking-uri", help="MLflow store. Default: mlflow.db beside RUN, or in runs/.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
-    """Show the runs in MLflow's pages, on this machine only."""
+    """Show the runs in MLflow's pages, on this machine only.
+
+    The address is printed once the server answers, which takes it some seconds.
+
+    Exit status: the server's; 130 after Ctrl-C; 2 for bad input, for example a port that is taken.
+    """
+    from harness.local_server import HOST, serve
+
     store = (run.expanduser().resolve().parent if run else Path("runs").resolve()) / "mlflow.db"
     if tracking_uri is None and not store.is_file():
         raise UsageError(f"there is no MLflow store {str(store)!r}; give RUN or --tracking-uri.")
     uri = tracking_uri or f"sqlite:///{store}"
-    click.echo(f"http://127.0.0.1:{port}  (store: {uri}; Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    os.execv(
-        sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    )
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    shown = f"http://{HOST}:{port}  (store: {uri}; Ctrl-C ends it)"
+    click.echo("starting MLflow's server; its address follows", err=True)
+    sys.exit(serve(command, port, "/health", lambda: click.echo(shown)))
 
 
 @cli.command(name="train-generator")
@@ -551,7 +568,8 @@ def check_plugin(kind: str, name: str) -> None:
 
 
 for _command in (
-    *poison_commands.COMMANDS, *cluster_commands.COMMANDS, *result_commands.COMMANDS, generators,
+    *poison_commands.COMMANDS, *cluster_commands.COMMANDS, *result_commands.COMMANDS,
+    *explain_command.COMMANDS, *leaderboard_commands.COMMANDS, generators,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -6,7 +6,7 @@ A generator is given by the folder, or the weights file, that a study refers to 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,13 @@ from harness.artifacts import LABEL, Store
 from harness.core.data import Dataset, ImageSet
 from harness.core.errors import DataError, UsageError
 from harness.core.files import file_digest
-from harness.core.protocols import GENERATORS
+from harness.core.params import ComponentSpec, Reference, is_trained, references
+from harness.core.protocols import ATTACKS, DEFENSES, GENERATORS
+from harness.core.registry import Entry
 from harness.core.values import Json
 from harness.interop.commands import load_dataset
+from harness.study import StudySpec
+from harness.workshop import Workshop
 
 CONFIG = "config.json"
 
@@ -88,6 +92,32 @@ def describe_generator(path: Path) -> dict[str, Json]:
         "trained": trained,
         "files": {file.name: file_digest(file) for file in files},
     }
+
+
+def generators_of(study: StudySpec, workshop: Workshop) -> list[Path]:
+    """Return where the generators that a study names are, each once; not those still to train."""
+    found: dict[Path, None] = {}
+    for part in study.parts:
+        for registry, specs in ((ATTACKS, part.attacks), (DEFENSES, part.defenses)):
+            for spec in specs:
+                for reference in _generators(registry.get(spec.name), spec):
+                    found[_path_of(reference, workshop)] = None
+    return [path for path in found if path.exists()]
+
+
+def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:
+    for reference in references(entry, spec):
+        if reference.kind == "defense":
+            part = ComponentSpec.from_json(reference.raw)
+            yield from _generators(DEFENSES.get(part.name), part)
+        elif reference.kind == "generator":
+            yield reference
+
+
+def _path_of(reference: Reference, workshop: Workshop) -> Path:
+    if is_trained(reference.raw):
+        return workshop.store.folder(workshop.identity(reference.kind, reference.raw))
+    return Path(reference.raw["path"])
 
 
 def _dataset_name(reference: Json) -> str:

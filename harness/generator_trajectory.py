@@ -33,7 +33,7 @@ from harness.generator_tools import first_images, images_of, load_generator
 from harness.interop.poison_set import UNKNOWN, read_poison_set
 from harness.poisons import changed_rows
 from harness.report.figures import Drawing
-from harness.report.trajectory_figure import draw, write
+from harness.report.trajectory_figure import draw, facts, write
 from harness.workshop import Workshop
 
 STEPS = (5, 10, 20, 35, 50, 75, 100, 125, 150, 200, 250, 300)
@@ -66,8 +66,18 @@ class Traced:
             f"poisoned images move further than clean ones: {ahead}",
             f"purified poisons are nearer to the clean images than to the poisons: {freed}",
             f"they are nearest to the clean images at step {found.nearest}",
+            *self._order,
             *(f"written: {file}" for file in self.files),
         ]
+
+    @property
+    def _order(self) -> list[str]:
+        """Whether the energies order clean < purified poisoned < poisoned, step by step."""
+        steps, ordered = self.found.steps[1:], self.found.ordered
+        kept = [str(step) for index, step in enumerate(steps, 1) if ordered(index)]
+        if self.found.energy_clean is None:
+            return []
+        return [f"energies clean < purified poisoned < poisoned at: {', '.join(kept) or 'no step'}"]
 
 
 def trajectory(
@@ -136,6 +146,7 @@ def trajectory(
         "freed": found.freed,
         "outmoved": found.outmoved,
         "nearest": found.nearest,
+        "figures": facts(found, unit, usual),
     }
     return Traced(found, unit, _write(out.expanduser(), found, note, draw(found, unit, usual)))
 
@@ -227,6 +238,8 @@ def _write(
     write_text(out / "trajectory.csv", text.getvalue())
     write_text(out / "trajectory.json", json.dumps(note, indent=1) + "\n")
     arrays: dict[str, NDArray[Any]] = {"steps": np.array(found.steps), **dict(_curves(found))}
+    if found.energy_noisy is not None:
+        arrays["energy_noisy"] = found.energy_noisy
     write_arrays(out / "trajectory.npz", arrays)
     named = (out / f"trajectory.{end}" for end in ("csv", "json", "npz"))
     return (*named, *write(drawings, out))

@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from harness.core.records import TrialRecord
 from harness.core.values import Json
 from harness.flat_record import curves_of, metrics_of, params_of, run_name
 from harness.sample_grid import sample_grid
+from harness.tracking_inputs import log_dataset, register_generator
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -141,6 +142,18 @@ class Tracker:
             samples = run_folder / "samples" / f"{record.spec_id}.npz"
             self.log(record, samples if samples.is_file() else None)
 
+    def register(self, generators: Iterable[tuple[Path, dict[str, Json]]]) -> None:
+        """Put generators into the model registry; never raises for the store.
+
+        Args:
+            generators: Path of each, and what is known of it.
+        """
+        for path, description in generators:
+            try:
+                register_generator(self._client, self._parent, path, description)
+            except self._troubles as error:
+                logger.warning("MLflow has no model of %s: %s", path, _first_line(error))
+
     def finish(self, summary_metrics: Mapping[str, float], status: str) -> None:
         """Close the parent run, with the report of the run's folder if there is one.
 
@@ -240,6 +253,7 @@ class Tracker:
         self._logged[record.spec_id] = run, ""
         points = [*_points(metrics_of(record)), *curves_of(record)]
         self._log_batch(run, points, params_of(record))
+        log_dataset(self._client, run, record)
         self._client.log_text(run, text, "record.json")
         if record.error:
             self._client.log_text(run, record.error, "error.txt")

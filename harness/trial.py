@@ -105,7 +105,7 @@ def finish(
 ) -> TrialResult:
     """Train the victim and evaluate it."""
     with prepared.cost.stage("train"):
-        predict, curves = _train(prepared, workshop)
+        predict, curves = train_victim(prepared, workshop)
     return judge(prepared, workshop, predict, curves, labels)
 
 
@@ -143,7 +143,7 @@ def judge(
     return TrialResult(record, _samples(data.train, poisoned, prepared.purified))
 
 
-def _train(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[str, list[float]]]:
+def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[str, list[float]]]:
     """Train the victim; the test set is looked at for curves only, nothing is chosen by it."""
     spec, test = prepared.spec, prepared.data.test
     classifier = construct(CLASSIFIERS, spec.classifier, {})

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -256,6 +256,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def log(self, record: TrialRecord, samples: Path | None) -> None:
             events.append(f"log {record.status} {samples is not None and samples.is_file()}")
 
+        def register(self, generators: Iterable[tuple[Path, object]]) -> None:
+            events.append(f"register {len(list(generators))}")
+
         def finish(self, numbers: dict[str, float], status: str) -> None:
             events.append(f"finish {status} {numbers}")
 
@@ -278,11 +281,12 @@ def test_a_tracker_is_told_of_every_trial(cli, told, tmp_path) -> None:
     assert cli("run", study, "--in-process", "--tracking-uri", "sqlite:///x") == 0
     opened = ["new sqlite:///x tiny tiny", "start", "sync"]
     closed = "finish FINISHED {'trials': 4, 'trials_done': 4}"
-    assert told == [*opened, *["log ok True"] * 4, closed]
+    registered = "register 0"  # this study names no generator
+    assert told == [*opened, *["log ok True"] * 4, registered, closed]
     assert "store: somewhere" in cli.out
     told.clear()
     assert cli("run", study, "--in-process") == 0  # nothing to run; it may have missed something
-    assert told == ["new None tiny tiny", "start", "sync", closed]
+    assert told == ["new None tiny tiny", "start", "sync", registered, closed]
 
 
 def test_a_tracker_is_told_of_an_interruption(cli, told, tmp_path, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from harness.core.records import TrialRecord
 from harness.report.chart_curves import training_curves
 from harness.report.chart_images import amplified
 from harness.report.chart_magnification import magnification
-from harness.report.chart_targets import per_target
+from harness.report.chart_targets import per_target, target_squares
 from harness.report.chart_tradeoff import tradeoff
 from harness.report.figures import draw_all
 from harness.report.inline import svg_element
@@ -105,8 +105,8 @@ def test_targets_of_a_targeted_attack_are_a_matrix() -> None:
         for defense, hits in {"none": (1, 1, 0), "ebm": (0, 1, 0)}.items()
         for t, hit in enumerate(hits)
     ]
-    figure = per_target(summary_of(records))
-    assert figure is not None
+    figure = target_squares(summary_of(records))
+    assert figure is not None and per_target(summary_of(records)) is None
     values = np.asarray(figure.axes[0].collections[0].get_array()).reshape(2, 3)
     np.testing.assert_array_equal(values, [[1, 1, 0], [0, 1, 0]])
 
@@ -121,7 +121,7 @@ def test_looks_differ_and_the_undefended_is_black() -> None:
 
 def test_stored_figures_are_vector_png_and_the_same_again(summary: Summary) -> None:
     drawings = draw_all(summary, [])
-    assert [d.name for d in drawings] == ["tradeoff", "targets", "magnification", "curves"]
+    assert [d.name for d in drawings] == ["tradeoff", "cost", "targets", "magnification", "curves"]
     for drawing in drawings:
         assert drawing.png.startswith(b"\x89PNG") and "<svg" in drawing.svg
         assert len(drawing.caption) > 40 and not drawing.raster

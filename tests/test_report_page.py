@@ -119,7 +119,7 @@ def test_every_file_is_there(report: Report) -> None:
     folder = report.page.parent
     names = {str(f.relative_to(folder)) for f in report.files}
     assert names == {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
-    charts = ("tradeoff", "targets", "magnification", "curves", "images_1")
+    charts = ("tradeoff", "cost", "targets", "magnification", "curves", "images_1")
     assert names == {
         "index.html", "how_sure.md", "SHA256SUMS",
         *(f"{t}.{kind}" for t in ("table", "trials", "pairs", "variance")

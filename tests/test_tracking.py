@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM, EBMConfig
+from harness import sweeps
 from harness.core.errors import DataError, UsageError
 from harness.core.records import TrialRecord
 from harness.flat_record import params_of, run_name
+from harness.generator_tools import describe_generator
 from harness.sample_grid import sample_grid
 from harness.tracking import Tracker
 from tests.report_runs import record, write_run, write_samples
@@ -110,6 +114,33 @@ def test_a_trial_is_a_child_of_the_study(tracker: Tracker, store: Store, run: Pa
     assert child.info.status == "FINISHED"
     assert child.info.run_name == "narcissus eps_255=8 → jpeg · target 2 · seed 0"
     assert child.info.end_time - child.info.start_time >= 60_000  # what the stages took
+
+
+def test_a_trial_says_what_it_was_trained_on(tracker: Tracker, store: Store, run: Path) -> None:
+    tracker.log(FINE, None)
+    [given] = store.children(run)[FINE.spec_id].inputs.dataset_inputs
+    assert given.dataset.name == "cifar10_mini"
+    assert json.loads(given.dataset.source)["name"] == FINE.spec["dataset"]["name"]
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_generator_is_a_version_of_a_model_once(
+    tracker: Tracker, store: Store, run: Path, tmp_path: Path
+) -> None:
+    weights = sweeps.folder() / "weights" / "shapes_ebm"
+    said = [(weights, describe_generator(weights))]
+    tracker.register(said)
+    tracker.register(said)
+    [version] = store.client.search_model_versions("name='puregen-ebm'")
+    assert version.tags["puregen.digest"] == said[0][1]["digest"]
+    there = store.client.download_artifacts(
+        version.run_id, f"generators/{said[0][1]['digest'][:12]}", str(tmp_path)
+    )
+    assert describe_generator(Path(there))["digest"] == said[0][1]["digest"]
+    other = tmp_path / "other"
+    save_ebm(other, EBM(EBMConfig(nf=2)), {})
+    tracker.register([(other, describe_generator(other))])
+    assert len(store.client.search_model_versions("name='puregen-ebm'")) == 2
 
 
 def test_params_and_metrics_come_back(tracker: Tracker, store: Store, run: Path) -> None:

@@ -17,6 +17,7 @@ from generative.noise import row_noise
 from generative.trajectory import (
     Chain,
     Trajectory,
+    as_noisy,
     band,
     crossing,
     diffusion_chain,
@@ -31,7 +32,7 @@ from harness.core.errors import DataError
 from harness.core.pixels import add_within, to_bytes
 from harness.core.seeds import stream, subseed
 from harness.datasets.shapes import Shapes
-from harness.report.trajectory_figure import distances, draw, energies, write
+from harness.report.trajectory_figure import distances, draw, energies, facts, write
 
 SHAPE = (3, 32, 32)
 SMALL = UNetConfig(block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=8)
@@ -237,10 +238,13 @@ def test_figures_show_the_numbers(shipped: Trajectory, tmp_path: Path) -> None:
     [note] = [t.get_text() for t in ax.texts if t.get_text().startswith("from step")]
     assert note.startswith(f"from step {shipped.freed:.0f} on: purified poison nearer to clean")
     histograms = energies(shipped, "Langevin steps", 1)
-    labels = [text.get_text() for text in histograms.legends[0].get_texts()]
-    assert "poisoned, after 10 Langevin steps" in labels
-    shares = [p.get_data().values.sum() for p in histograms.axes[0].patches]
+    assert histograms is not None
+    after = shipped.energy_poison[1].mean()
+    labels = [text.get_text() for ax in histograms.axes for text in ax.texts]
+    assert f"poisoned, purified by 10 Langevin steps: mean {after:.4g}" in labels
+    shares = [p.get_data().values.sum() for ax in histograms.axes for p in ax.patches]
     np.testing.assert_allclose(shares, 1)
+    assert len(histograms.axes) == 5  # noise as large as the poison, too
     drawings = draw(shipped, "Langevin steps", 80)
     files = write(drawings, tmp_path)
     assert [f.name for f in files] == [
@@ -256,3 +260,50 @@ def test_no_energies_no_histogram(shipped: Trajectory) -> None:
     )
     assert energies(bare, "time steps") is None
     assert [d.name for d in draw(bare, "time steps")] == ["distances"]
+
+
+def test_noise_is_as_large_as_the_poison() -> None:
+    clean, poisoned, _ = flat_grey(6)
+    noisy = as_noisy(clean, poisoned, stream(0, "noisy"))
+    size = np.sqrt(np.square(noisy.astype(np.float64) - clean).sum((1, 2, 3)))
+    np.testing.assert_allclose(size, 8 * np.sqrt(3072), rtol=0.01)
+    assert abs((noisy.astype(np.float64) - clean).mean()) < 0.3  # white, no shift
+
+
+def by_hand() -> Trajectory:
+    """Poisons come nearest at step 20, are nearer to clean than to poison from 10 on."""
+    steps = (0, 10, 20, 30)
+    spread = np.float32([0.9, 1.1])
+
+    def curve(*means: float) -> np.ndarray:
+        return np.float32(means)[:, None] * spread
+
+    return Trajectory(
+        steps, curve(0, 0.2, 0.4, 0.6), curve(2, 1, 0.5, 0.7), curve(0, 1, 2, 3),
+        curve(1, 1, 1, 1), curve(5, 4, 3, 2), np.float32([4.5, 5.5]),
+    )  # fmt: skip
+
+
+def test_minimum_and_crossing_are_marked_and_named() -> None:
+    found = by_hand()
+    ax = distances(found, "Langevin steps").axes[0]
+    marks = {
+        line.get_marker(): (line.get_xdata()[0], line.get_ydata()[0])
+        for line in ax.lines
+        if len(line.get_xdata()) == 1
+    }
+    assert marks["D"] == (20, pytest.approx(0.5))
+    assert found.freed == 10 and marks["o"][0] in (10, found.outmoved)
+    said = facts(found, "Langevin steps", 20)
+    assert said["distances"]["minimum"] == {
+        "curve": "clean_to_poison", "step": 20, "l2": pytest.approx(0.5),
+    }  # fmt: skip
+    assert said["distances"]["crossings"]["freed"] == 10
+    assert "after 20 Langevin steps (diamond; L2 0.50)" in said["distances"]["caption"]
+    assert said["energies"]["mean"] == pytest.approx(
+        {"clean": 1, "noisy": 5, "poisoned": 5, "poisoned_purified": 3, "clean_purified": 1}
+    )
+    assert said["energies"]["clean_below_purified_below_poisoned"] is True
+    drawn = draw(found, "Langevin steps", 20)
+    assert [d.caption for d in drawn] == [said[d.name]["caption"] for d in drawn]
+    assert found.ordered(0) is False  # nothing is purified yet

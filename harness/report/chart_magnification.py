@@ -13,14 +13,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from harness.report.panels import (
     defense_looks,
     defenses_of,
-    error_bars,
+    draw_line,
     legend,
     panels,
     percent_ticks,
     titles,
 )
 from harness.report.statistics import Interval
-from harness.report.style import FLOOR, Look
+from harness.report.style import FLOOR
 from harness.report.summary import Row, Summary
 
 
@@ -37,7 +37,7 @@ def magnification(summary: Summary) -> Figure | None:
             steps, successes = zip(*_magnified(row), strict=True)
             # A little aside, so that bars of equal height do not hide each other.
             shifted = np.array(steps) + 0.02 * (index - (len(drawn) - 1) / 2)
-            _line(ax, shifted, successes, style[row.defense])
+            draw_line(ax, shifted, successes, style[row.defense])
         floored |= _floor_line(ax, drawn)
         titles(ax, duel, "magnification of the trigger", "poison success (%)")
         ax.xaxis.set_major_locator(
@@ -58,15 +58,6 @@ def _magnified(row: Row) -> list[tuple[float, Interval]]:
         if match:
             found.append((float(match[1]), probe.success))
     return sorted(found, key=lambda pair: pair[0])
-
-
-def _line(ax: Axes, x: np.ndarray, intervals: Sequence[Interval], look: Look) -> None:
-    bars = np.array([[side[0] for side in error_bars(i)] for i in intervals]).T
-    ax.errorbar(
-        x, [i.value for i in intervals], yerr=bars, color=look.colour, marker=look.marker,
-        linestyle=look.dash, elinewidth=0.9, capsize=2, markeredgecolor="white",
-        markeredgewidth=0.4,
-    )  # fmt: skip
 
 
 def _floor_line(ax: Axes, rows: Sequence[Row]) -> bool:

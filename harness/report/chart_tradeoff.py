@@ -18,6 +18,7 @@ from harness.report.panels import (
     percent_ticks,
     titles,
 )
+from harness.report.pareto import front
 from harness.report.style import FAINT, FLOOR, Look
 from harness.report.summary import Row, Summary
 
@@ -69,16 +70,12 @@ def _front(ax: Axes, rows: Sequence[Row]) -> None:
     What earns no credit is no choice, so it is left out; doing nothing is one.
     """
     points = [
-        (r.headline.success.value, r.accuracy.value) for r in rows if r.headline and r.accuracy
+        (r.headline.success.value, -r.accuracy.value) for r in rows if r.headline and r.accuracy
     ]
-    front = sorted(p for p in points if not any(_beats(q, p) for q in points))
-    if len(front) > 1:
-        x, y = zip(*front, strict=True)
-        ax.plot(x, y, color=FAINT, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] <= other[0] and one[1] >= other[1]
+    kept = front(points)
+    if len(kept) > 1:
+        x, y = zip(*(points[i] for i in kept), strict=True)
+        ax.plot(x, np.negative(y), color=FAINT, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
 
 
 def _square_root_axis(ax: Axes) -> None:

@@ -17,6 +17,14 @@ FAINT = "#8a8a8a"
 
 FLOOR: Any = {"color": INK, "linestyle": (0, (1, 2)), "linewidth": 1.2}
 
+BARE: Any = {"color": UNDEFENDED, "linestyle": (0, (5, 2)), "linewidth": 1.3}
+"""The undefended, where it is a level and no point."""
+
+# Each from a grey that is seen on white to a dark tone, so that black print keeps the order; what
+# was not measured is white.
+SUCCESS_MAP = ("#e4e7eb", "#6ba3d0", "#08306b")
+ACCURACY_MAP = ("#ebe8e0", "#d99a45", "#5f2a06")
+
 RC: Any = {  # the keys of matplotlib.rcParams
     "font.family": "DejaVu Sans",
     "font.size": 9,

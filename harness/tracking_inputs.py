@@ -1,0 +1,71 @@
+"""What trials were given, as MLflow knows it: datasets as inputs, generators as model versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.core.records import TrialRecord
+from harness.core.spec import digest
+from harness.core.values import Json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DIGEST = "puregen.digest"  # tag of a model version: what a study's identity has of the weights
+
+
+def log_dataset(client: MlflowClient, run: str, record: TrialRecord) -> None:
+    """Log the training set of a trial, so that MLflow's pages list and filter by it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    spec: dict[str, Json] = record.spec["dataset"]
+    profile = {"train_rows": record.train_rows, "test_rows": record.test_rows}
+    dataset = Dataset(
+        name=record.labels.get("dataset") or str(spec["name"]),
+        digest=digest(spec)[:32],
+        source_type="puregen-bench",
+        source=json.dumps(spec),
+        profile=json.dumps(profile),
+    )
+    context = InputTag("mlflow.data.context", "training")
+    client.log_inputs(run, [DatasetInput(dataset, [context])])
+
+
+def register_generator(
+    client: MlflowClient, run: str, path: Path, description: dict[str, Json]
+) -> None:
+    """Register trained weights as a version of the model ``puregen-KIND``, once.
+
+    The files are logged with the study's run, which is then the version's source.
+
+    Args:
+        client: Of the store.
+        run: The study's.
+        path: Folder or weights file.
+        description: What :func:`harness.generator_tools.describe_generator` says of it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, content = f"puregen-{description['kind']}", str(description["digest"])
+    try:
+        client.create_registered_model(name, description="Generators that purify training images.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if any(v.tags.get(DIGEST) == content for v in client.search_model_versions(f"name='{name}'")):
+        return
+    folder = f"generators/{content[:12]}"
+    log = client.log_artifact if path.is_file() else client.log_artifacts
+    log(run, str(path), folder)
+    source = f"{client.get_run(run).info.artifact_uri}/{folder}"
+    made = json.dumps(description.get("trained") or description["config"], indent=1)
+    said = {key: description[key] for key in ("dataset", "parameters", "bytes")}
+    client.create_model_version(
+        name,
+        source,
+        run_id=run,
+        tags={DIGEST: content, **{key: str(value) for key, value in said.items()}},
+        description=made[:4000],
+    )
