@@ -168,7 +168,7 @@ def _submit(title: str) -> str:
 
 def _rows(run: MeasuredRun) -> list[tuple[str, ...]]:
     """The rows with the counts behind them, of the headline probe."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in run.rows:
         hits, images = _sums(row.probes[0].counts if row.probes else ())
         correct, tested = _sums(row.accuracy_counts)

@@ -72,7 +72,7 @@ def _line(standing: Standing) -> BoardLine:
     cells = (
         _rank(standing.rank),
         Cell(standing.defense, standing.defense, "text c-defense", badges=_badges(standing)),
-        Cell(whose.name, whose.name, "text c-who", aside=whose.who),
+        Cell(whose.name, whose.name, "text c-who", aside=_answers(whose)),
         _estimate(row.success if row else None, "c-success"),
         _estimate(row.accuracy if row else None, "c-accuracy"),
         _trials(standing),
@@ -84,16 +84,15 @@ def _line(standing: Standing) -> BoardLine:
     return BoardLine(cells, Link(whose.name, page_of(whose)), standing.defense, " ".join(classes))
 
 
+def _answers(submission: Submission) -> str:
+    return f"{submission.who} (verified here)" if submission.origin == "run" else submission.who
+
+
 def _badges(standing: Standing) -> tuple[str, ...]:
     row = standing.measured
     if row is None:
         return ("claim only",)
-    verified = standing.submission.origin == "run"
-    return (
-        *row.flags,
-        *(("partial run",) if standing.partial else ()),
-        *(("verified here",) if verified else ()),
-    )
+    return (*row.flags, *(("partial run",) if standing.partial else ()))
 
 
 def _rank(rank: Rank | None) -> Cell:
@@ -129,7 +128,7 @@ def _claimed(pairs: list[tuple[Interval | None, Claim]], kind: str) -> Cell:
     """The claims of one row; the first decides where it sorts."""
     known = [(interval, claim) for interval, claim in pairs if interval is not None]
     if not known:
-        return Cell(fmt.MISSING, "", f"num claimed {kind}")
+        return Cell(fmt.MISSING, "", f"num {kind}")
     texts = [fmt.percent_interval(interval) for interval, _ in known]
     first, _, aside = texts[0].partition(" ")
     if len(texts) > 1:
@@ -141,7 +140,9 @@ def _claimed(pairs: list[tuple[Interval | None, Claim]], kind: str) -> Cell:
 def _sources(claims: tuple[tuple[Submission, Claim], ...]) -> Cell:
     text = "; ".join(dict.fromkeys(claim.source for _, claim in claims))
     notes = "; ".join(dict.fromkeys(claim.note for _, claim in claims if claim.note))
-    return Cell(text or fmt.MISSING, text, "text claimed c-source", notes)
+    if not text:
+        return Cell(fmt.MISSING, "", "text c-source")
+    return Cell(text, text, "text claimed c-source", notes)
 
 
 def explained(boards: tuple[Board, ...]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Measured:
     @property
     def defended(self) -> bool:
         """Whether a defense ran."""
-        return self.components["defense"]["name"] != "none"
+        return str(self.components["defense"]["name"]) != "none"
 
     @property
     def success(self) -> Interval | None:

@@ -62,12 +62,18 @@ const wrong = () => {
   return null;
 };
 
+const forget = () => {
+  form.querySelectorAll("[aria-invalid]").forEach((field) => field.removeAttribute("aria-invalid"));
+  refused.textContent = "";
+};
+form.addEventListener("input", forget);
+
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  form.querySelectorAll("[aria-invalid]").forEach((field) => field.removeAttribute("aria-invalid"));
+  forget();
   const found = wrong();
-  refused.textContent = found ? found[1] : "";
   if (found) {
+    refused.textContent = found[1];
     found[0].setAttribute("aria-invalid", "true");
     found[0].focus();
     return;
