@@ -4,6 +4,9 @@ One update: images, each at a random noise level below the horizon; the loss is 
 error of the predicted noise (DDPM, arXiv 2006.11239, algorithm 1). Purification starts far below
 the top of the schedule, so all of the network's capacity goes to the levels that it passes
 (PureGen, arXiv 2405.18627, section 3.3).
+
+With several workers, each predicts the noise of fixed rows of every batch, and gradients are
+exchanged, nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from generative.checkpoints import load_training, save_training
 from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
+from generative.parallel import Workers, check_share, gradients, take_part
 from generative.unet import UNetConfig
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
@@ -115,6 +119,9 @@ def train_ddpm(
 ) -> DDPM:
     """Train a noise predictor on images and return the averaged one.
 
+    Inside :func:`generative.parallel.together`, workers that all call this with the same arguments
+    share each update, and the first of them writes ``checkpoint``; each is shown its own rows.
+
     Args:
         images: uint8 (N, C, H, W); labels play no part.
         config: Shape of the network; its ``sample_size`` becomes that of square images.
@@ -128,7 +135,7 @@ def train_ddpm(
 
     Raises:
         DataError: If there are fewer images than a batch, their shape does not suit the network,
-            or the loss stops being finite.
+            the workers cannot share a batch equally, or the loss stops being finite.
     """
     if len(images) < recipe.batch_size:
         raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
@@ -139,8 +146,10 @@ def train_ddpm(
             f"{config.divisor}; images are {images.shape[1:]}."
         )
     config = replace(config, sample_size=height if height == width else None)
+    workers = take_part()
+    check_share(recipe.batch_size, workers.count)
     where = pick_device(device)
-    run = _Run(images, config, recipe, seed, where, pick_dtype(precision, where))
+    run = _Run(images, config, recipe, seed, where, pick_dtype(precision, where), workers)
     identity = {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
     start = 0
     if checkpoint is not None and checkpoint.exists():
@@ -161,7 +170,8 @@ def train_ddpm(
             on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
             total.zero_()
             reported = done
-        if checkpoint is not None and (done % checkpoint_every == 0 or done == recipe.iterations):
+        due = done % checkpoint_every == 0 or done == recipe.iterations
+        if checkpoint is not None and due and workers.rank == 0:
             save_training(checkpoint, run.state(), identity, done)
     return run.average.eval()
 
@@ -177,7 +187,9 @@ class _Run:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        workers: Workers,
     ) -> None:
+        self.workers = workers
         self.recipe, self.seed, self.device, self.dtype = recipe, seed, device, dtype
         self.images = torch.tensor(images).to(device)
         with torch.random.fork_rng(devices=[]):
@@ -214,6 +226,8 @@ class _Run:
         place = (torch.arange(count, device=self.device) + place) / count
         t = place.mul_(self.recipe.horizon).long().clamp_(max=self.recipe.horizon - 1)
         z = torch.randn(x0.shape, generator=rng, device=self.device)
+        mine = self.workers.share(count)
+        x0, t, z = x0[mine], t[mine], z[mine]
         signal, sigma = (s[t][:, None, None, None] for s in (self.signal, self.sigma))
         x = signal * x0 + sigma * z
         with torch.autocast(
@@ -221,12 +235,14 @@ class _Run:
         ):
             predicted = self.model(x, t)
         loss = F.mse_loss(predicted.float(), z)
-        self._step(loss, iteration)
-        return loss.detach(), lambda: (x - sigma * predicted.detach().float()) / signal
+        loss = self._step(loss, iteration)
+        return loss, lambda: (x - sigma * predicted.detach().float()) / signal
 
-    def _step(self, loss: Tensor, iteration: int) -> None:
+    def _step(self, loss: Tensor, iteration: int) -> Tensor:
         self.adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        self.workers.average([*gradients(list(self.model.parameters())), loss])
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.rate(iteration)
         self.adam.step()
@@ -234,6 +250,7 @@ class _Run:
             average: list[Tensor] = list(self.average.parameters())
             current: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(average, current, 1 - self.recipe.decay(iteration))
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update needs, as tensors by name."""

@@ -3,6 +3,12 @@
 One update: a batch of noisy images is the positive phase; as many states of a persistent bank,
 moved by some Langevin steps, are the negative phase; the loss is the difference of their mean
 energies over the temperature (PureGen, arXiv 2405.18627, algorithm 2).
+
+With several workers, each moves the chains, and computes the energies, of fixed rows of every
+batch, B of ``count`` equal parts. Two things are exchanged per update: the moved chains, so that
+each worker keeps the whole bank (B states), and the gradients (as many numbers as weights). Weights
+and bank are thus the same everywhere, a checkpoint does not know how many workers there were, and a
+training may go on with another number of them.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from torch import Tensor
 from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.langevin import TEMPERATURE, langevin
+from generative.parallel import Workers, check_share, gradients, take_part
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.seeds import stream, torch_generator
@@ -108,6 +115,9 @@ def train_ebm(
 ) -> EBM:
     """Train an energy network on images and return the averaged one.
 
+    Inside :func:`generative.parallel.together`, workers that all call this with the same arguments
+    share each update, and the first of them writes ``checkpoint``.
+
     Args:
         images: uint8 (N, 3, H, W), H and W divisible by 4; labels play no part.
         config: Shape of the network.
@@ -120,13 +130,16 @@ def train_ebm(
         on_progress: Called every ``progress_every`` updates and at the last.
 
     Raises:
-        DataError: If there are fewer images than a batch, or energies stop being finite.
+        DataError: If there are fewer images than a batch, the workers cannot share a batch equally,
+            or energies stop being finite.
     """
     if len(images) < recipe.batch_size:
         raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
-    run = _Run(images, config, recipe, seed, where, dtype)
+    workers = take_part()
+    check_share(recipe.batch_size, workers.count)
+    run = _Run(images, config, recipe, seed, where, dtype, workers)
     identity = {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
     start = 0
     if checkpoint is not None and checkpoint.exists():
@@ -144,7 +157,8 @@ def train_ebm(
                 )
             seconds = time.perf_counter() - began
             on_progress(Progress(done, recipe.iterations, seconds, value, chains))
-        if checkpoint is not None and (done % checkpoint_every == 0 or done == recipe.iterations):
+        due = done % checkpoint_every == 0 or done == recipe.iterations
+        if checkpoint is not None and due and workers.rank == 0:
             save_training(checkpoint, run.state(), identity, done)
     return run.average
 
@@ -160,7 +174,9 @@ class _Run:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        workers: Workers,
     ) -> None:
+        self.workers = workers
         self.recipe, self.seed, self.device, self.dtype = recipe, seed, device, dtype
         self.images = torch.tensor(images).to(device)
         with torch.random.fork_rng(devices=[]):
@@ -205,17 +221,20 @@ class _Run:
             clean = torch.where(mirror[:, None, None, None], clean.flip(3), clean)
         positive = self._noisy(clean, rng)
         slots = torch.randperm(r.bank_size, generator=rng, device=self.device)[: r.batch_size]
-        negative = self._chains(self.bank[slots], rng)
+        mine = self.workers.share(r.batch_size)
+        negative = self.workers.join(self._chains(self.bank[slots[mine]], mine, rng))
         renewed = torch.rand(len(slots), generator=rng, device=self.device) < r.rejuvenation
         fresh = self._noisy(positive, rng)
         self.bank[slots] = torch.where(renewed[:, None, None, None], fresh, negative)
-        gap = self._step(positive, negative, self._rate(iteration))
+        gap = self._step(positive[mine], negative[mine], self._rate(iteration))
         return gap, negative
 
-    def _chains(self, states: Tensor, rng: torch.Generator) -> Tensor:
+    def _chains(self, states: Tensor, mine: slice, rng: torch.Generator) -> Tensor:
+        shape = (self.recipe.batch_size, *states.shape[1:])
+
         def noise() -> Iterator[Tensor]:
             while True:
-                yield torch.randn(states.shape, generator=rng, device=self.device)
+                yield torch.randn(shape, generator=rng, device=self.device)[mine]
 
         energy = FoldedEnergy(self.model, self.dtype)
         return langevin(states, self.recipe.chain_steps, energy, noise())
@@ -228,6 +247,8 @@ class _Run:
         loss = (energy[: len(positive)].mean() - energy[len(positive) :].mean()) / TEMPERATURE
         self.adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        self.workers.average([*gradients(list(self.model.parameters())), loss])
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
@@ -235,7 +256,7 @@ class _Run:
             average: list[Tensor] = list(self.average.parameters())
             current: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(average, current, 1 - self.recipe.ema)
-        return loss.detach()
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update needs, as tensors by name."""

@@ -21,6 +21,7 @@ from harness import (
     explain_command,
     poison_commands,
     result_commands,
+    search_command,
 )
 from harness.cli_options import (
     SuggestingGroup,
@@ -479,6 +480,11 @@ def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
 )
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
+@click.option(
+    "--workers", default=1, type=click.IntRange(min=1), show_default=True,
+    help="Processes that share each update, each with its threads or a GPU; several run on Ray.",
+)  # fmt: skip
+@click.option("--address", help="A Ray cluster for several workers: auto or HOST:PORT.")
 @device_option
 def train_generator(
     kind: str,
@@ -487,12 +493,16 @@ def train_generator(
     overrides: tuple[str, ...],
     seed: int,
     threads: int,
+    workers: int,
+    address: str | None,
     device: str,
 ) -> None:
     """Train a generator on any dataset; go on where an earlier call was stopped."""
     from harness.generator_training import train
 
-    train(kind, dataset, out, overrides, seed, threads, device, open_console())
+    train(
+        kind, dataset, out, overrides, seed, threads, device, open_console(), workers, address
+    )  # fmt: skip
 
 
 @cli.command()
@@ -569,7 +579,7 @@ def check_plugin(kind: str, name: str) -> None:
 
 for _command in (
     *poison_commands.COMMANDS, *cluster_commands.COMMANDS, *result_commands.COMMANDS,
-    *explain_command.COMMANDS, *leaderboard_commands.COMMANDS, generators,
+    *explain_command.COMMANDS, *search_command.COMMANDS, *leaderboard_commands.COMMANDS, generators,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -36,7 +36,7 @@ class Done:
 class Executor(Protocol):
     """Runs a module-level function over plain payloads; a failure never takes another with it.
 
-    Units and trials come back in the order in which they finish.
+    Results come back in the order in which they finish.
     """
 
     def check_folders(self, folders: Mapping[str, Path]) -> None:
@@ -50,7 +50,13 @@ class Executor(Protocol):
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
     ) -> Iterator[Done]:
-        """Run what trials are made of: crafted poisons, blocks of purified rows."""
+        """Run what trials are made of: trained networks, crafted poisons."""
+        ...
+
+    def stream(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]:
+        """Run units of which many use the same networks: blocks of rows to purify."""
         ...
 
     def trials(
@@ -76,7 +82,7 @@ class InProcess:
             value, error = attempt(function, payload)
             yield Done(index, value, error, time.perf_counter() - began)
 
-    trials = units
+    trials = stream = units
 
 
 def attempt(function: Work, payload: dict[str, Json]) -> tuple[dict[str, Json] | None, str]:

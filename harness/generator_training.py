@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from generative.parallel import Workers, check_share, together
 from harness.artifacts import Store
 from harness.core.device import pick_device, use_threads
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside, write_text
-from harness.core.params import complete, complete_dataset, construct
+from harness.core.params import ComponentSpec, complete, complete_dataset, construct
 from harness.core.pixels import to_bytes
 from harness.core.protocols import GENERATORS
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
+from harness.study import Resources
 from harness.workshop import Workshop
 
 GRID = 8  # images per side of a sample grid
@@ -54,6 +58,8 @@ def train(
     threads: int,
     device: str,
     console: Console,
+    workers: int = 1,
+    address: str | None = None,
 ) -> None:
     """Train a generator and write its folder: weights, configuration, sample grids.
 
@@ -66,14 +72,19 @@ def train(
         threads: CPU threads.
         device: ``auto``, ``cpu`` or ``cuda[:i]``.
         console: Where progress is shown.
+        workers: How many processes share each update; more than one run on Ray.
+        address: Of the Ray of several workers; None starts one.
     """
     given = parse_assignments(assignments)
     if "name" in given:
         raise UsageError(f"the generator is {kind!r}, given as an argument; leave out --set name.")
     spec = complete(GENERATORS, {"name": kind, **given}, "generator")
     source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
-    generator = construct(GENERATORS, spec, {})
-    where = str(pick_device(device))
+    construct(GENERATORS, spec, {})
+    if workers == 1 and address:
+        raise UsageError("--address is for several workers; give --workers too.")
+    if workers == 1:
+        device = str(pick_device(device))
     use_threads(threads)
     out = out.expanduser().resolve()
     try:
@@ -82,15 +93,50 @@ def train(
         raise UsageError(f"--out {str(out)!r} cannot be written: {error.strerror}.") from error
     train_set = Workshop(Store(out)).dataset(source).train
     images = train_set.images
-    note = {**spec.to_json(), "dataset": source.to_json(), "seed": seed}
-    _same_training(out / "training.json", {**note, "images": train_set.digest})
+    what: dict[str, Json] = {
+        "generator": spec.to_json(), "dataset": source.to_json(), "seed": seed, "out": str(out),
+    }  # fmt: skip
+    _same_training(out / "training.json", {**_note(what), "images": train_set.digest})
     shape = " x ".join(map(str, images.shape[1:]))
     console.print(f"{kind} on {source.name}: {len(images)} images of {shape}")
     _save_grid(out / "data.png", images[: GRID * GRID])
 
+    def tell(line: str) -> None:
+        console.print(line, markup=False)
+
+    if workers == 1:
+        train_share(what, Workers(), device, tell, images)
+    else:
+        _on_ray(what, workers, threads, device, address, tell)
+    tell(f"written: {out}. In a study: {{path: {out}}}")
+
+
+def train_share(
+    what: dict[str, Json],
+    workers: Workers,
+    device: str,
+    tell: Callable[[str], None],
+    images: NDArray[np.uint8] | None = None,
+) -> None:
+    """Do one worker's share of a training; the first worker writes the folder.
+
+    ``what``: ``generator`` and ``dataset`` (specs), ``seed``, ``out``. Without ``images`` the
+    dataset is read.
+
+    Raises:
+        UsageError: If the generator does not know how to share a training.
+    """
+    out, spec = Path(what["out"]), ComponentSpec.from_json(what["generator"])
+    generator = construct(GENERATORS, spec, {})
+    if images is None:
+        source = ComponentSpec.from_json(what["dataset"])
+        images = Workshop(Store(out)).dataset(source).train.images
+
     def show(progress: Any) -> None:
+        if workers.rank:  # it is called all the same: all have to notice together what goes wrong
+            return
         share = progress.iteration / progress.iterations
-        console.print(
+        tell(
             f"update {progress.iteration}/{progress.iterations} ({share:.0%}), "
             f"{progress.seconds:.0f} s, {progress.summary}"
         )
@@ -98,11 +144,50 @@ def train(
             pixels = to_bytes(progress.images.add(1).div(2))
             _save_grid(out / f"samples_{progress.iteration:06d}.png", pixels[: GRID * GRID])
 
-    model = generator.train(
-        images, seed, device=where, checkpoint=out / "training.safetensors", on_progress=show
-    )
-    generator.save(out, model, note)
-    console.print(f"written: {out}. In a study: {{path: {out}}}", markup=False)
+    with together(workers) as taken_part:
+        model = generator.train(
+            images, what["seed"],
+            device=device, checkpoint=out / "training.safetensors", on_progress=show,
+        )  # fmt: skip
+    if workers.count > 1 and not taken_part:
+        raise UsageError(f"generator {spec.name!r} is trained by one worker only; got --workers.")
+    if workers.rank == 0:
+        generator.save(out, model, _note(what))
+
+
+def _note(what: dict[str, Json]) -> dict[str, Json]:
+    """Return what a generator's folder says of its making."""
+    return {**what["generator"], "dataset": what["dataset"], "seed": what["seed"]}
+
+
+def _on_ray(
+    what: dict[str, Json],
+    workers: int,
+    threads: int,
+    device: str,
+    address: str | None,
+    tell: Callable[[str], None],
+) -> None:
+    recipe = what["generator"].get("recipe") or {}
+    if "batch_size" in recipe:  # known before anything is started
+        check_share(recipe["batch_size"], workers)
+    if ":" in device:
+        raise UsageError(f"--device {device} is one GPU; for several workers give cuda or cpu.")
+    from harness.cluster.session import require_shared, session
+
+    with session(address):
+        from harness.cluster.train import has_gpus, train_together
+
+        gpus = device == "cuda" or (device == "auto" and has_gpus())
+        require_shared({"output": Path(what["out"])})
+        train_together(
+            train_share,
+            what,
+            workers=workers,
+            resources=Resources(cpus=threads, gpus=float(gpus)),
+            folder=Path(what["out"]),
+            tell=tell,
+        )
 
 
 def _same_training(path: Path, what: dict[str, Json]) -> None:

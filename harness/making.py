@@ -41,7 +41,8 @@ def make_units(
     for _, wave in itertools.groupby(missing, key=lambda u: u.wave):
         ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
         payloads = [{**common, **u.payload} for u in ready]
-        for done in executor.units(make_unit, payloads, resources):
+        run = executor.stream if any(u.purifies for u in ready) else executor.units
+        for done in run(make_unit, payloads, resources):
             unit = ready[done.index]
             if not done.error:
                 progress.advance(f"{unit.stage}: {unit.label}", done.seconds)

@@ -26,6 +26,7 @@ from harness.core.values import Json, reject_unknown
 from harness.core.yaml_text import read_yaml
 from harness.labels import labels_of
 from harness.overrides import set_value, substitute
+from harness.search.section import Search, read_search
 
 KEYS = {
     "name": "short name; the folder of the run",
@@ -46,6 +47,7 @@ KEYS = {
         "attack none without the defenses alone; false adds nothing"
     ),
     "resources": "cpus and gpus of one trial",
+    "search": "which parameters of a defense 'puregen-bench search' finds, and how",
     "parts": "a list of crossings, each with keys of its own that win over those beside 'parts'",
 }
 # What a part of a study can have of its own.
@@ -110,6 +112,7 @@ class StudySpec:
             no trial's identity depends on them.
         cost: What it costs, in words.
         before: Commands that have to run first.
+        search: Which parameters of a defense to find, if any; a plain run knows nothing of it.
     """
 
     name: str
@@ -122,6 +125,7 @@ class StudySpec:
     reproduces: Source | None = None
     cost: str = ""
     before: tuple[str, ...] = ()
+    search: Search | None = None
 
     @property
     def datasets(self) -> tuple[ComponentSpec, ...]:
@@ -205,6 +209,7 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         before=_commands(raw.get("before", [])),
         parts=tuple(_crossing(keys, base, where) for keys, where in _parts(raw)),
         resources=_resources(raw.get("resources", {})),
+        search=read_search(raw, base),
         raw=raw,
         overrides=overrides,
     )
@@ -212,12 +217,22 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         json.dumps(raw, allow_nan=False)
     except ValueError:
         raise UsageError("the study holds a number that is not finite.") from None
+    if study.search is not None and study.search.report:
+        _check_report({**raw, **study.search.report}, base)
     for group in (study.datasets, study.attacks, study.defenses, study.scenarios):
         study.labels.update(labels_of(group))
     for scenario in study.scenarios:  # with which a classifier's label stands in every table
         of = (part.classifiers for part in study.parts if part.scenario == scenario)
         study.labels.update(labels_of(_once(of)))
     return study
+
+
+def _check_report(raw: dict[str, Json], base: Path) -> None:
+    """Check the targets and seeds on which a search reports what it has found."""
+    try:
+        check_study({key: value for key, value in raw.items() if key != "search"}, base)
+    except UsageError as error:
+        raise type(error)(f"search.report: {error}") from None
 
 
 def _text(value: Json, what: str) -> str:

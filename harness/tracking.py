@@ -126,6 +126,16 @@ class Tracker:
         except self._troubles as error:
             self._miss(record.spec_id, _first_line(error))
 
+    def tag(self, spec_id: str, name: str, value: str) -> None:
+        """Note something on a trial that is logged; never raises for the store."""
+        run = self._logged.get(spec_id, ("", ""))[0]
+        if not run or spec_id in self.missed:
+            return
+        try:
+            self._client.set_tag(run, _key(name), value)
+        except self._troubles as error:
+            logger.warning("MLflow takes no tag: %s", _first_line(error))
+
     def sync(self, run_folder: Path) -> None:
         """Log each record of a run's folder that is not logged yet."""
         try:

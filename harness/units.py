@@ -42,6 +42,11 @@ class Unit:
     key: Key | None
     trials: frozenset[str]
 
+    @property
+    def purifies(self) -> bool:
+        """Whether it is one of many that use the same networks."""
+        return self.stage in ("clean rows", "poisoned rows")
+
     def there(self, workshop: Workshop) -> bool:
         """Whether the store has it; whoever then makes it says what is wrong with its parts."""
         if self.key is not None:

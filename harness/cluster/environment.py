@@ -10,6 +10,7 @@ EVERYWHERE = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment, not a copy of it
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as outside
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_task_oom_retries": "2",  # Ray's default is to repeat for ever what does not fit in memory
     # A process that died is told of in the result of its piece; Ray says so on stdout as well.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|retries remaining",

@@ -1,4 +1,4 @@
-"""The executor of a cluster: units as plain tasks, trials through Ray Tune."""
+"""The executor of a cluster: units as plain tasks or through Ray Data, trials through Ray Tune."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from harness.cluster.session import require, require_shared
 from harness.core.values import Json
 from harness.execution import Done, Work
 from harness.study import Resources
+
+MANY = 8  # pieces per worker from which on it pays to start a pool of Ray Data for them
 
 
 class RayExecutor:
@@ -29,7 +31,7 @@ class RayExecutor:
         """
         require_shared(folders)
 
-    # The two engines are imported where they are called, because Ray reads its environment while it
+    # The engines are imported where they are called, because Ray reads its environment while it
     # is imported, and the session has to set it first.
 
     def units(
@@ -44,6 +46,23 @@ class RayExecutor:
 
         require(resources)
         return run_tasks(function, payloads, resources)
+
+    def stream(
+        self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
+    ) -> Iterator[Done]:
+        """Run pieces that share networks, with Ray Data; few of them as units.
+
+        Raises:
+            UsageError: If no node has the resources of one piece.
+        """
+        from harness.cluster.tasks import slots
+
+        require(resources)
+        if len(payloads) < MANY * slots(resources):
+            return self.units(function, payloads, resources)
+        from harness.cluster.streaming import run_stream
+
+        return run_stream(function, payloads, resources)
 
     def trials(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources

@@ -29,7 +29,7 @@ def run_tasks(
     )(_run)
     waiting = deque(range(len(payloads)))
     pending: dict[ray.ObjectRef[Result], int] = {}
-    window = _window(resources)
+    window = max(2, 2 * slots(resources))  # twice what runs, so that no core waits
     try:
         while waiting or pending:
             while waiting and len(pending) < window:
@@ -62,10 +62,10 @@ def _collect(ref: ray.ObjectRef[Result], index: int) -> Done:
     return Done(index, value, error, seconds)
 
 
-def _window(resources: Resources) -> int:
-    """Return how many tasks to hand in at once: twice what runs, so that no core waits."""
+def slots(resources: Resources) -> int:
+    """Return how many pieces the cluster can run at once."""
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    slots = there.get("CPU", 0) / resources.cpus
+    found = there.get("CPU", 0) / resources.cpus
     if resources.gpus:
-        slots = min(slots, there.get("GPU", 0) / resources.gpus)
-    return max(2, 2 * int(slots))
+        found = min(found, there.get("GPU", 0) / resources.gpus)
+    return int(found)

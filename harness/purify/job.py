@@ -170,13 +170,13 @@ def _make(
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
         executor.check_folders({"result": job.parts, "store": workshop.store.root})
-        for stage, function, payloads in (
-            ("trainings", make_unit, trainings),
-            ("chunks", purify_chunk, chunks),
+        for stage, run, function, payloads in (
+            ("trainings", executor.units, make_unit, trainings),
+            ("chunks", executor.stream, purify_chunk, chunks),
         ):
             progress.start(stage, len(payloads))
             failed = []
-            for done in executor.units(function, payloads, Resources()):
+            for done in run(function, payloads, Resources()):
                 progress.advance(_told(done, payloads[done.index]), done.seconds)
                 failed += [done.error.partition("\n")[0]] if done.error else []
             if failed:

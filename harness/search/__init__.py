@@ -1,0 +1,1 @@
+"""Finding parameters of a defense: configurations are ordinary trials, and chosen by results."""
