@@ -192,7 +192,8 @@ class Tracker:
         return {
             "store": _public(self.uri),
             **({} if remote else {"ui": shlex.join([*ui, "--port", str(UI_PORT)])}),
-            "study": f"{base}/#/experiments/{self._experiment}/runs",
+            # Without this word MLflow 3 may open its page for language models, which has no runs.
+            "study": f"{base}/#/experiments/{self._experiment}/runs?workflowType=machine_learning",
             "compare": f"{base}/#/compare-runs?runs={pair[0]}&experiments={pair[1]}",
         }
 
