@@ -34,6 +34,7 @@ from harness.study import read_study
 from harness.tracking import Tracker
 from tests.tiny import add_distribution, run, workshop, write_study
 
+pytestmark = pytest.mark.cluster
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 CHECKOUT = Path(__file__).resolve().parents[1]
 MEMORY = 80 * 2**20  # of an object store; Ray takes no less than 75 MiB

@@ -29,7 +29,7 @@ from tests.stream_functions import purify_noting
 from tests.test_cluster import ONE, TWO, check_troubles, troubles, values
 from tests.tiny import workshop
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 CHUNKS = 6
 
 

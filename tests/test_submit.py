@@ -38,6 +38,7 @@ from harness.study import read_study
 from tests.test_run import EXPLODES
 from tests.tiny import CommandLine, add_distribution, write_study
 
+pytestmark = pytest.mark.cluster
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOKEN = secrets.token_hex(16)
 DASHBOARD = ("aiohttp_cors", "opencensus", "prometheus_client")  # of ray[default]

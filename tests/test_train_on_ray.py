@@ -15,7 +15,7 @@ from harness.datasets.shapes import Shapes
 from harness.study import Resources
 from tests.stream_functions import RECIPE, train_ebm_here
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 ONE = Resources(cpus=1)
 
 
