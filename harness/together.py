@@ -100,15 +100,20 @@ def _finish_joint(
         return
     try:
         victims = _train_joint(list(joint.values()), workshop)
-        for (place, prepared), victim in zip(joint.items(), victims, strict=True):
-            curves = _curves(prepared, victim)
-            yield place, judge(prepared, workshop, victim, curves, labels[place])
     except Exception as error:  # noqa: BLE001 - whose fault it is shows when each is alone
         if len(joint) == 1:
             yield next(iter(joint)), error
             return
         for place, prepared in joint.items():
             yield from _finish_joint({place: prepared}, workshop, labels)
+        return
+    for (place, prepared), victim in zip(joint.items(), victims, strict=True):
+        try:
+            result = judge(prepared, workshop, victim, _curves(prepared, victim), labels[place])
+        except Exception as error:  # noqa: BLE001 - a failure takes no other trial with it
+            yield place, error
+        else:
+            yield place, result
 
 
 def _train_joint(prepared: Sequence[Prepared], workshop: Workshop) -> Sequence[Trained]:

@@ -15,7 +15,7 @@ from harness.core.spec import TrialSpec
 from harness.plan import make_plan
 from harness.study import read_study
 from harness.together import MOST, groups, run_together
-from harness.trial import run_trial
+from harness.trial import judge, run_trial
 from harness.work import do_trials
 from harness.workshop import Workshop
 from tests.tiny import run, workshop, write_study
@@ -93,6 +93,23 @@ def test_a_failure_takes_no_other_trial_with_it(planned, monkeypatch: pytest.Mon
     failed = [r for r in found.values() if isinstance(r, Exception)]
     assert [str(e) for e in failed] == ["no room for this one"]
     assert len(found) == 3
+
+
+def test_one_that_cannot_be_judged_is_the_only_one_and_none_comes_twice(
+    planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs, shop = planned
+    some = [s for s in specs if s.defense.name == "jpeg"][:3]
+
+    def broken(prepared, *arguments):
+        if prepared.spec == some[1]:
+            raise ValueError("no such probe")
+        return judge(prepared, *arguments)
+
+    monkeypatch.setattr("harness.together.judge", broken)
+    found = list(run_together(some, shop, [{}] * 3))
+    assert sorted(place for place, _ in found) == [0, 1, 2]
+    assert [str(r) for _, r in found if isinstance(r, Exception)] == ["no such probe"]
 
 
 def test_a_head_that_diverges_fails_alone(planned) -> None:

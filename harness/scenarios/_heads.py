@@ -48,8 +48,10 @@ class FrozenFeatures:
 
     def of_changed(self, images: NDArray[np.uint8], base: NDArray[np.uint8]) -> Tensor:
         """Return features of images of which few differ from those of ``base`` in their place."""
-        if images is base or images.shape != base.shape:
-            return self.of(images) if images is base else self._compute(images)
+        if images is base:
+            return self.of(images)
+        if images.shape != base.shape:
+            return self._compute(images)
         changed = np.any(images != base, axis=(1, 2, 3))
         features = self.of(base).clone()
         if changed.any():
