@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from harness import (
     result_commands,
     search_command,
 )
+from harness.cli_execution import command_line, executor_of
 from harness.cli_options import (
+    OnDisk,
     SuggestingGroup,
     device_option,
     limit_option,
@@ -83,7 +84,7 @@ def cli(context: click.Context) -> None:
 def run(
     study: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
     device: str,
     limit: int | None,
     out: Path | None,
@@ -112,7 +113,7 @@ def run(
             folder,
             open_workshop(store, device),
             limit=limit,
-            executor=_executor(in_process, address, cpus, checked.resources, device),
+            executor=executor_of(in_process, address, cpus, checked.resources, device),
             joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
             tracking=None if no_tracking else (tracking_uri or ""),
         )
@@ -122,42 +123,6 @@ def run(
 def _show_overrides(lines: tuple[str, ...]) -> None:
     for line in lines:
         click.echo(f"set {line}")
-
-
-def _executor(
-    in_process: bool, address: str | None, cpus: int | None, resources: Any, device: str
-) -> Callable[[], AbstractContextManager[Any]]:
-    if in_process:
-        if address or cpus:
-            given = "--address" if address else "--cpus"
-            raise UsageError(f"--in-process uses no Ray; it cannot go with {given}.")
-        there = os.cpu_count() or 1
-        if resources.cpus > there:
-            raise UsageError(
-                f"one trial asks for {resources.cpus} CPUs (resources in the study); "
-                f"this machine has {there}."
-            )
-        from harness.execution import InProcess
-
-        return lambda: nullcontext(InProcess())
-    if device.startswith("cuda") and (":" in device or not resources.gpus):
-        raise UsageError(
-            f"--device {device} on Ray: give --device cuda and --set resources.gpus=1 (or a part "
-            "of 1), so that Ray gives each trial its GPU; or --in-process."
-        )
-    if address and cpus:
-        raise UsageError("--cpus is for the local Ray; a cluster given by --address has its own.")
-
-    @contextmanager
-    def on_ray() -> Iterator[Any]:
-        from harness.cluster.executor import RayExecutor
-        from harness.cluster.session import require, session
-
-        with session(address, cpus):
-            require(resources)
-            yield RayExecutor()
-
-    return on_ray
 
 
 def execute(
@@ -217,7 +182,7 @@ def execute(
             workshop,
             folder,
             services,
-            command=_command_line(),
+            command=command_line(),
             limit=limit,
             progress=Progress(console),
         )
@@ -248,10 +213,6 @@ def execute(
     return 0 if summary.complete else 1
 
 
-def _command_line() -> str:
-    return shlex.join(["puregen-bench", *sys.argv[1:]])
-
-
 def _report(folder: Path, console: Console) -> Any:
     from harness.report.build import build_report
     from harness.report.render import console_table
@@ -264,12 +225,12 @@ def _report(folder: Path, console: Console) -> Any:
 
 
 @cli.command()
-@click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True)
+@click.option("--out", type=OnDisk(), default="runs/demo", show_default=True)
 @click.option("--train", is_flag=True, help="Train the energy network instead of loading it.")
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
 @store_option
 @click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
-def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracking: bool) -> None:
+def demo(out: Path, train: bool, in_process: bool, store: str | None, no_tracking: bool) -> None:
     """Show the whole line in three minutes: a clean-label backdoor, and purification against it.
 
     Narcissus against PureGen-EBM and JPEG on the embedded data set ``shapes``; nothing is
@@ -287,7 +248,7 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
             out.expanduser().resolve(),
             open_workshop(store, "cpu"),
             limit=None,
-            executor=_executor(in_process, None, None, study.resources, "cpu"),
+            executor=executor_of(in_process, None, None, study.resources, "cpu"),
             tracking=None if no_tracking else "",
         )
     )
@@ -298,7 +259,7 @@ def demo(out: Path, train: bool, in_process: bool, store: Path | None, no_tracki
 @set_option
 @store_option
 @device_option
-def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device: str) -> None:
+def validate(study: Path, overrides: tuple[str, ...], store: str | None, device: str) -> None:
     """Check a study, its data and its weights; start nothing."""
     from harness.plan import make_plan
     from harness.study import read_study
@@ -319,7 +280,7 @@ def validate(study: Path, overrides: tuple[str, ...], store: Path | None, device
 def plan(
     study: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
     device: str,
     limit: int | None,
     out: Path | None,
@@ -350,13 +311,13 @@ def plan(
 @click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
 @click.option(
-    "--out", type=click.Path(path_type=Path),
+    "--out", type=OnDisk(),
     help="Write the poisons here too, as attack 'published' and export-poisons read them.",
 )  # fmt: skip
 def craft(
     study: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
     device: str,
     in_process: bool,
     address: str | None,
@@ -372,7 +333,7 @@ def craft(
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
     console = open_console()
-    services = _executor(in_process, address, cpus, checked.resources, device)
+    services = executor_of(in_process, address, cpus, checked.resources, device)
     folder = out.expanduser().resolve() if out else None
     try:
         crafted, errors = craft_study(
@@ -472,9 +433,7 @@ def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
 @cli.command(name="train-generator")
 @click.argument("kind")
 @click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the result."
-)
+@click.option("--out", required=True, type=OnDisk(), help="Folder for the result.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="nf=32, recipe.lr=3e-4"
 )
@@ -507,7 +466,7 @@ def train_generator(
 
 @cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=OnDisk())
 @click.option(
     "--defense", required=True,
     help="Name, or YAML mapping: '{name: puregen_ebm, ebm: {path: weights}}'.",
@@ -530,7 +489,7 @@ def purify(
     in_process: bool,
     address: str | None,
     cpus: int | None,
-    store: Path | None,
+    store: str | None,
     device: str,
 ) -> None:
     """Purify your own images: a folder of files, an .npz or a .parquet file, of any size.
@@ -551,7 +510,7 @@ def purify(
         column,
     )
     console = open_console()
-    services = _executor(in_process, address, cpus, Resources(), device)
+    services = executor_of(in_process, address, cpus, Resources(), device)
     try:
         done = run_job(job, open_workshop(store, device), services, Progress(console))
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -60,31 +59,49 @@ set_option = click.option(
     help="Change a value of the study: attacks.0.eps_255=16, vars.cifar=data/c.npz. Repeatable.",
 )  # fmt: skip
 store_option = click.option(
-    "--store", type=click.Path(path_type=Path, file_okay=False),
-    help="Where poisons, networks and purified rows are kept. "
-    "Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
+    "--store", metavar="FOLDER_OR_URI",
+    help="Where poisons, networks and purified rows are kept: a folder, or s3://BUCKET/PREFIX and "
+    "the like. Default: store/ in $PUREGEN_BENCH_HOME or ~/.cache/puregen-bench.",
 )  # fmt: skip
 device_option = click.option(
     "--device", default="auto", callback=_device_name, help="auto, cpu or cuda[:i].",
     show_default=True,
 )  # fmt: skip
-out_option = click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME."
-)
+
+
+class OnDisk(click.Path):
+    """A path to write to; a URI, of which a path would make a folder named ``s3:``, is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Convert what was given to a path."""
+        from harness.remote_store import is_uri
+
+        if isinstance(value, str) and is_uri(value):
+            raise UsageError(
+                f"{value!r} is a URI; what is written here is kept in a folder: give a path, for "
+                "several nodes one that all of them see. The store may be a URI (--store)."
+            )
+        return super().convert(value, param, ctx)
+
+
+out_option = click.option("--out", type=OnDisk(), help="Folder of the run. Default: runs/NAME.")
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first N trials; marked as partial."
 )
 
 
-def open_workshop(store: Path | None, device: str) -> Any:
+def open_workshop(store: str | None, device: str) -> Any:
     """Return the workshop on a store that can be written.
 
     Raises:
         UsageError: If it cannot, or there is no such device.
     """
-    from harness.artifacts import Store
     from harness.core.device import pick_device
     from harness.core.paths import store_dir
+    from harness.remote_store import address_of, open_store
     from harness.workshop import Workshop
 
     index = pick_device(device).index
@@ -92,14 +109,9 @@ def open_workshop(store: Path | None, device: str) -> Any:
         raise UsageError(
             f"device {device!r} was asked for; there are {count} GPUs, from cuda:0 on."
         )
-    root = (store or store_dir()).expanduser().resolve()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"store {str(root)!r} cannot be written: {error.strerror}.") from error
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise UsageError(f"store {str(root)!r} cannot be written: permission denied.")
-    return Workshop(Store(root), device)
+    opened = open_store(address_of(store or str(store_dir())))
+    opened.check()
+    return Workshop(opened, device)
 
 
 def _gpus() -> int:

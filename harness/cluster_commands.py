@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from harness.cli_options import (
+    OnDisk,
     device_option,
     limit_option,
     open_workshop,
@@ -31,12 +32,13 @@ from harness.core.errors import UsageError
     show_default=True, help="Folder that goes to the cluster; the study lies in it.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path),
+    "--out", type=OnDisk(),
     help="Folder of the run, on storage that all nodes share. Default: runs/NAME here.",
 )  # fmt: skip
 @click.option(
-    "--store", type=click.Path(path_type=Path),
-    help="Where poisons, networks and purified rows are kept, on storage that all nodes share. "
+    "--store", metavar="FOLDER_OR_URI",
+    help="Where poisons, networks and purified rows are kept, on storage that all nodes share, or "
+    "a URI. "
     "Default: the cluster's own.",
 )  # fmt: skip
 @device_option
@@ -54,7 +56,7 @@ def submit(
     address: str,
     working_dir: Path,
     out: Path | None,
-    store: Path | None,
+    store: str | None,
     device: str,
     limit: int | None,
     tracking_uri: str | None,
@@ -70,6 +72,7 @@ def submit(
     """
     from harness.cluster import submission as jobs
     from harness.plan import make_plan
+    from harness.remote_store import address_of
     from harness.study import read_study
 
     if no_tracking and tracking_uri:
@@ -104,7 +107,7 @@ def submit(
         options=jobs.run_options(
             set=overrides,
             out=run,
-            store=None if store is None else store.expanduser().resolve(),
+            store=None if store is None else address_of(store),
             device=None if device == "auto" else device,
             limit=limit,
             tracking_uri=tracking_uri,

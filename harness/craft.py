@@ -75,7 +75,7 @@ def craft_study(
     doomed: dict[str, str] = {}
     if any(not u.there(workshop) for u in plan.units):
         with services() as executor, progress:
-            executor.check_folders({"store": workshop.store.root})
+            workshop.store.check_nodes(executor, {})
             doomed = make_units(
                 plan.units, wanted, workshop, executor, study.resources, progress, errors
             )

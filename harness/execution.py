@@ -47,6 +47,14 @@ class Executor(Protocol):
         """
         ...
 
+    def check_nodes(self, check: Callable[[str], str], argument: str) -> None:
+        """Call a module-level function on each other node; it returns what is wrong, or "".
+
+        Raises:
+            UsageError: If something is wrong on one; says what, and on which.
+        """
+        ...
+
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
     ) -> Iterator[Done]:
@@ -71,6 +79,9 @@ class InProcess:
 
     def check_folders(self, folders: Mapping[str, Path]) -> None:
         """Nothing to check: there is one process."""
+
+    def check_nodes(self, check: Callable[[str], str], argument: str) -> None:
+        """No other node: there is one process."""
 
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources

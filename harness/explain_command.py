@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli_options import (
+    OnDisk,
     device_option,
     open_workshop,
     set_option,
@@ -26,7 +27,7 @@ from harness.cli_options import (
     "--window", type=click.IntRange(min=1), default=8, show_default=True,
     help="Side of the occluded square, in pixels.",
 )  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=OnDisk(), help="Folder to write.")
 @set_option
 @store_option
 @device_option
@@ -40,7 +41,7 @@ def explain(
     window: int,
     out: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
     device: str,
 ) -> None:
     """Train a clean, an undefended and a defended victim again, and map what they see.

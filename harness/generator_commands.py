@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from harness.cli_options import (
+    OnDisk,
     SuggestingGroup,
     device_option,
     open_console,
@@ -26,7 +27,7 @@ def generators() -> None:
 @generators.command(name="ls")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_all(store: Path | None, as_json: bool) -> None:
+def list_all(store: str | None, as_json: bool) -> None:
     """List the generators of the store, and those that come with the package."""
     from harness.generator_tools import generators_table, list_generators
 
@@ -96,7 +97,7 @@ def _bounds(wanted: tuple[str, ...]) -> dict[str, float]:
 @generators.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="Clean images: name or YAML, as in a study.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=OnDisk(), help="Folder to write.")
 @click.option("--attack", help="As in a study, YAML; without a source: a random ±eps pattern.")
 @click.option("--trigger", type=click.Path(path_type=Path), help="Published trigger, .npy.")
 @click.option("--poisons", type=click.Path(path_type=Path), help="Imported poison set.")
@@ -119,7 +120,7 @@ def trajectory(
     count: int,
     energy: Path | None,
     seed: int,
-    store: Path | None,
+    store: str | None,
     device: str,
 ) -> None:
     """Follow clean and poisoned images through one purification: distances, energies, figures."""

@@ -116,7 +116,7 @@ def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:
 
 def _path_of(reference: Reference, workshop: Workshop) -> Path:
     if is_trained(reference.raw):
-        return workshop.store.folder(workshop.identity(reference.kind, reference.raw))
+        return workshop.store.bring(workshop.identity(reference.kind, reference.raw))
     return Path(reference.raw["path"])
 
 

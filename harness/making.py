@@ -35,7 +35,7 @@ def make_units(
         errors: Is appended to.
     """
     doomed: dict[str, str] = {}
-    common: dict[str, Json] = {"store": str(workshop.store.root), "device": workshop.device}
+    common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
     missing = [u for u in units if u.trials & wanted and not u.there(workshop)]
     progress.start("artefacts", len(missing))
     for _, wave in itertools.groupby(missing, key=lambda u: u.wave):

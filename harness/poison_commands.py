@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from harness.cli_options import OnDisk
+
 
 @click.command(name="import-poisons")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=OnDisk(), help="Folder to write.")
 @click.option("--dataset", help="The data they are for: name or YAML mapping, as in a study.")
 @click.option("--format", "form", default="auto", help="auto, or see docs/poisons.md.")
 @click.option(
@@ -64,7 +66,7 @@ def lint_poisons(folder: Path, dataset: str | None) -> None:
 
 @click.command(name="export-poisons")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=OnDisk(), help="Folder to write.")
 @click.option("--format", "form", required=True, help="toxic, bullseye, numpy, narcissus or png.")
 def export_poisons(folder: Path, out: Path, form: str) -> None:
     """Write poison sets in the formats that other tools read."""

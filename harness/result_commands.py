@@ -39,7 +39,7 @@ def compare(run_a: Path, run_b: Path, form: str) -> None:
     "--inputs", is_flag=True, help="Read data and weights again: are they those of the study?"
 )
 @store_option
-def verify(run: Path, inputs: bool, store: Path | None) -> None:
+def verify(run: Path, inputs: bool, store: str | None) -> None:
     """Derive every number of a run's report again from its records.
 
     Exit status: 0 if all is well, 1 if something is not (a line for each), 2 for bad input.

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from harness.cli_execution import command_line, executor_of
 from harness.cli_options import (
+    OnDisk,
     device_option,
     open_console,
     open_workshop,
@@ -26,7 +28,7 @@ from harness.core.errors import UsageError
 @device_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OnDisk(),
     help="Folder of the search. Default: runs/NAME-search.",
 )
 @click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
@@ -39,7 +41,7 @@ from harness.core.errors import UsageError
 def search(
     study: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
     device: str,
     out: Path | None,
     in_process: bool,
@@ -55,7 +57,6 @@ def search(
 
     Exit status: 0 if every trial has a result, 1 if one failed, 2 for bad input.
     """
-    from harness.cli import _command_line, _executor
     from harness.progress import Progress
     from harness.search.loop import run_search
     from harness.study import read_study
@@ -69,7 +70,7 @@ def search(
         click.echo(f"set {line}")
     folder = (out or Path("runs") / f"{checked.name}-search").expanduser().resolve()
     workshop = open_workshop(store, device)
-    executor = _executor(in_process, address, cpus, checked.resources, device)
+    executor = executor_of(in_process, address, cpus, checked.resources, device)
     console = open_console()
     tracker: Any = None
 
@@ -88,7 +89,7 @@ def search(
     try:
         found = run_search(
             checked, workshop, folder, executor, open_tracker,
-            command=_command_line(), progress=Progress(console),
+            command=command_line(), progress=Progress(console),
         )  # fmt: skip
         _show(found, folder, console)
         numbers = {"configurations": float(len(found.standings))}

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts import Made, Store
+from harness.artifacts import Made
 from harness.core.errors import DataError
 from harness.core.files import write_arrays, write_text
 from harness.core.params import ComponentSpec
@@ -18,6 +18,7 @@ from harness.core.records import TrialRecord
 from harness.core.spec import TrialSpec
 from harness.core.values import Json
 from harness.execution import described
+from harness.remote_store import open_store
 from harness.together import run_together
 from harness.workshop import Workshop
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 @cache
 def workshop_of(store: str, device: str) -> Workshop:
     """Return this process's workshop: what it has read stays for the next piece of work."""
-    return Workshop(Store(Path(store)), device)
+    return Workshop(open_store(store), device)
 
 
 def make_unit(payload: dict[str, Json]) -> dict[str, Json]:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts import Store
+from harness.artifacts import LABEL, Store
+from harness.remote_store import CACHE_VARIABLE, RemoteStore, open_store
 
 
 def read(folder: Path) -> str:
@@ -28,3 +29,17 @@ def slowly(root: str, key: dict[str, Any], log: str, text: str) -> None:
         (folder / "text").write_text(text)
 
     Store(Path(root)).recall(key, make, read)
+
+
+def killed_while_it_sends(address: str, cache: str, key: dict[str, Any]) -> None:
+    """Make an artefact on a node of its own, which is killed once all but the label is sent."""
+    os.environ[CACHE_VARIABLE] = cache
+    put = RemoteStore._put
+
+    def put_or_die(self: RemoteStore, source: Any, path: str) -> None:
+        if path.endswith(LABEL):
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(self, source, path)
+
+    RemoteStore._put = put_or_die  # type: ignore[method-assign]
+    open_store(address).recall(key, lambda folder: (folder / "text").write_text("half"), read)

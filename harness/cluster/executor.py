@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.cluster.session import require, require_shared
+from harness.cluster.session import require, require_everywhere, require_shared
 from harness.core.values import Json
 from harness.execution import Done, Work
 from harness.study import Resources
@@ -30,6 +30,14 @@ class RayExecutor:
             UsageError: If one does not.
         """
         require_shared(folders)
+
+    def check_nodes(self, check: Callable[[str], str], argument: str) -> None:
+        """Check something on each other node of the cluster.
+
+        Raises:
+            UsageError: If something is wrong on one.
+        """
+        require_everywhere(check, argument)
 
     # The engines are imported where they are called, because Ray reads its environment while it
     # is imported, and the session has to set it first.

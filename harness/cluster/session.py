@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,38 +117,63 @@ def require_shared(folders: Mapping[str, Path]) -> None:
     Raises:
         UsageError: If one does not; names folder and node.
     """
+    others = _other_nodes()
+    if not others or not folders:
+        return
+    with ExitStack() as probes:
+        written = {what: probes.enter_context(_probe(what, f)) for what, f in folders.items()}
+        for node, trouble in _ask(others, lacking, written):
+            raise UsageError(
+                f"{trouble} on node {node}. Runs and the store are handed on through folders that "
+                "all nodes share: give --out and --store on shared storage; a store may be a URI."
+            )
+
+
+def require_everywhere(check: Callable[[str], str], argument: str) -> None:
+    """Call a function on each other node that can run work; it returns what is wrong, or "".
+
+    Raises:
+        UsageError: If something is wrong on one; says what, and on which.
+    """
+    for node, trouble in _ask(_other_nodes(), check, argument):
+        raise UsageError(f"on node {node}: {trouble}")
+
+
+def _other_nodes() -> dict[str, str]:
+    """Return the addresses of nodes that can run work, besides this one, by their ids."""
     import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    others = {
+    return {
         n["NodeID"]: n["NodeManagerAddress"]
         for n in ray.nodes()  # type: ignore[no-untyped-call]
         if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU")
     }
-    if not others:
-        return
-    looks = ray.remote(num_cpus=0, max_retries=0)(lacking)
-    with ExitStack() as probes:
-        written = {what: probes.enter_context(_probe(what, f)) for what, f in folders.items()}
-        asked = {
-            node: looks.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(written)
-            for node in others
-        }
-        for node, answer in asked.items():
-            try:
-                trouble = ray.get(answer, timeout=NODE_SECONDS)
-            except RayError as error:  # it may have just died: what runs there will say so
-                logger.warning("node %s: %s", others[node], type(error).__name__)
-                continue
-            if trouble:
-                raise UsageError(
-                    f"{trouble} on node {others[node]}. Runs and the store are handed on through "
-                    "folders that all nodes share: give --out and --store on shared storage."
-                )
+
+
+def _ask(
+    nodes: Mapping[str, str], check: Callable[[Any], str], argument: Any
+) -> Iterator[tuple[str, str]]:
+    """Call a function on nodes, and yield the addresses of those that answer, with what is said."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    checks = ray.remote(num_cpus=0, max_retries=0)(check)
+    asked = {
+        node: checks.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(argument)
+        for node in nodes
+    }
+    for node, answer in asked.items():
+        try:
+            trouble = ray.get(answer, timeout=NODE_SECONDS)
+        except RayError as error:  # it may have just died: what runs there will say so
+            logger.warning("node %s: %s", nodes[node], type(error).__name__)
+            continue
+        if trouble:
+            yield nodes[node], trouble
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def _make(
     progress: Progress,
     starts: list[int],
 ) -> list[str]:
-    common: dict[str, Json] = {"store": str(workshop.store.root), "device": workshop.device}
+    common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
     wanted = networks(DEFENSES.get(job.defense.name), job.defense)
     trainings: list[dict[str, Json]] = [
         {**common, "unit": "resource", "kind": r.kind, "reference": r.raw}
@@ -169,7 +169,7 @@ def _make(
     ]
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
-        executor.check_folders({"result": job.parts, "store": workshop.store.root})
+        workshop.store.check_nodes(executor, {"result": job.parts})
         for stage, run, function, payloads in (
             ("trainings", executor.units, make_unit, trainings),
             ("chunks", executor.stream, purify_chunk, chunks),
@@ -232,7 +232,7 @@ def _defense(store: str, device: str, spec: str) -> Any:
 def _purify(job: Job, workshop: Workshop, images: list[Image], start: int) -> list[Image]:
     """Purify images of one shape together; a row's noise depends on its number alone."""
     spec = json.dumps(job.defense.to_json(), sort_keys=True)
-    defense = _defense(str(workshop.store.root), workshop.device, spec)
+    defense = _defense(workshop.store.address, workshop.device, spec)
     done: list[Image | None] = [None] * len(images)
     for shape in sorted({image.shape for image in images}):
         rows = [i for i, image in enumerate(images) if image.shape == shape]

@@ -113,18 +113,18 @@ def draw_all(summary: Summary, shown: Sequence[Gallery]) -> list[Drawing]:
             if figure is not None:
                 text = caption if isinstance(caption, str) else caption(summary)
                 said = f"{text} n counts the trials of one defense."
-                found.append(_stored(name, title, said, figure, raster=False))
+                found.append(stored(name, title, said, figure, raster=False))
     for index, gallery in enumerate(shown, 1):
         with rc_context(RC):
             name, title = f"images_{index}", f"Images: {gallery.title}"
-            found.append(_stored(name, title, _images(gallery), image_grid(gallery), raster=True))
+            found.append(stored(name, title, _images(gallery), image_grid(gallery), raster=True))
     return found
 
 
 def draw_one(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> Drawing:
     """Draw a figure of images that is no part of a report, in the same look."""
     with rc_context(RC):
-        return _stored(name, title, caption, draw(), raster=True)
+        return stored(name, title, caption, draw(), raster=True)
 
 
 def _images(gallery: Gallery) -> str:
@@ -136,10 +136,10 @@ def _images(gallery: Gallery) -> str:
     )
 
 
-def _stored(name: str, title: str, caption: str, figure: Figure, *, raster: bool) -> Drawing:
+def stored(name: str, title: str, caption: str, figure: Figure, *, raster: bool) -> Drawing:
+    """Return a figure as SVG and PNG; the same data give the same bytes."""
     width = int(figure.get_size_inches()[0] * 96)
     svg, png = io.StringIO(), io.BytesIO()
-    # No date: the same data give the same bytes.
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     figure.clear()

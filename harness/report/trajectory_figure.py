@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from harness.core.files import write_aside
-from harness.report.figures import Drawing, _stored
+from harness.report.figures import Drawing, stored
 from harness.report.panels import panels
 from harness.report.style import FAINT, FLOOR, INK, RC, UNDEFENDED, looks
 
@@ -164,12 +164,12 @@ def draw(found: Trajectory, unit: str, shown: int | None = None) -> list[Drawing
     with rc_context(RC):
         figure = distances(found, unit)
         said = _of_distances(found, unit)
-        drawings.append(_stored("distances", "Distances on the way", said, figure, raster=False))
+        drawings.append(stored("distances", "Distances on the way", said, figure, raster=False))
         index = shown_at(found, shown)
         natural = energies(found, unit, index)
         if natural is not None:
             said = _of_energies(found, unit, index)
-            drawings.append(_stored("energies", "Energies", said, natural, raster=False))
+            drawings.append(stored("energies", "Energies", said, natural, raster=False))
     return drawings
 
 

@@ -15,7 +15,7 @@ from harness.core.values import Json
 from harness.execution import Executor
 from harness.plan import Plan, check_components
 from harness.progress import Progress
-from harness.run import RecordSink, RunSummary, _Work, run_study
+from harness.run import RecordSink, RunSummary, run_study
 from harness.run_control import controlled
 from harness.run_folder import check_run, describe_run, open_run
 from harness.search import folder
@@ -38,6 +38,7 @@ from harness.search.section import Search
 from harness.search.space import Values
 from harness.search.standing import Found, Standing, choose
 from harness.study import StudySpec, expand
+from harness.trial_runner import TrialRunner
 from harness.units import units_of
 from harness.work import finished, samples_path
 from harness.workshop import Workshop
@@ -244,10 +245,10 @@ class _Driver:
         if missing:
             plan = Plan(tuple(missing), tuple(units_of(missing, self.workshop, study.labels)))
             self._describe(study)
-            work = _Work(
+            runner = TrialRunner(
                 study, plan, self.workshop, self.run, self._executor(), self.progress, False
             )
-            for record in work.records(missing, self.errors):
+            for record in runner.records(missing, self.errors):
                 if self.sink is not None:
                     samples = samples_path(self.run, record.spec_id)
                     self.sink.log(record, samples if samples.exists() else None)
@@ -266,8 +267,7 @@ class _Driver:
     def _executor(self) -> Executor:
         if self.running is None:
             self.running = self.open_executor()
-            shared = {"run folder": self.run, "store": self.workshop.store.root}
-            self.running.check_folders(shared)
+            self.workshop.store.check_nodes(self.running, {"run folder": self.run})
         return self.running
 
     def _report(self, chosen: Sequence[Standing]) -> RunSummary:
