@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -52,14 +54,79 @@ def purify_images(
     """
     purified = np.empty_like(images)
     _, channels, height, width = images.shape
-    for start in range(0, len(images), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        if len(rows) == 1:  # oneDNN convolves a single image in another way, that rounds otherwise
-            rows = rows.repeat(2)
+    for rows in _batches(len(images), batch_size):
         noise = row_noise(seed, ids[rows], (channels, height, width), device)
         x = purifier(_scaled(images[rows], device), noise)
         purified[rows] = to_bytes(x.add(1).div(2))
     return purified
+
+
+def _batches(count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, min(start + batch_size, count))
+        # oneDNN convolves a single image in another way, that rounds otherwise
+        yield rows.repeat(2) if len(rows) == 1 else rows
+
+
+@dataclass
+class _Batch:
+    """Rows on their way through a chain, and how many tensors of noise they have used up."""
+
+    rows: NDArray[np.int64]
+    x: Tensor
+    drawn: int = 0
+
+    def go_on(self, purifier: Purifier, noise: Iterator[Tensor]) -> None:
+        """Move on, with noise that starts from its beginning.
+
+        What was used is drawn again: it costs little beside the network, and to keep the noise of
+        every batch between two snapshots would take sixteen times the memory of the images.
+        """
+        self.x = purifier(self.x, self._counted(islice(noise, self.drawn, None)))
+
+    def _counted(self, noise: Iterator[Tensor]) -> Iterator[Tensor]:
+        for drawn in noise:
+            self.drawn += 1
+            yield drawn
+
+
+def snapshot_images(
+    images: NDArray[np.uint8],
+    ids: NDArray[np.int64],
+    further: Callable[[int], Purifier],
+    counts: Sequence[int],
+    seed: int,
+    *,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield stored images after each count of steps: one walk, looked at on its way.
+
+    What is yielded for a count is what :func:`purify_images` returns with ``further(count)``.
+    Between two counts all rows are kept as floats, neither rounded nor clamped.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        ids: int64 (N,).
+        further: From a number of steps to the purifier that takes them; to take some and then
+            others must be to take them all.
+        counts: Ascending, positive.
+        seed: Of the noise.
+        batch_size: Images in flight.
+        device: Where the networks are.
+    """
+    batches = [
+        _Batch(rows, _scaled(images[rows], device)) for rows in _batches(len(images), batch_size)
+    ]
+    _, channels, height, width = images.shape
+    for before, count in zip([0, *counts], counts, strict=False):
+        purifier, seen = further(count - before), np.empty_like(images)
+        for batch in batches:
+            batch.go_on(
+                purifier, row_noise(seed, ids[batch.rows], (channels, height, width), device)
+            )
+            seen[batch.rows] = to_bytes(batch.x.add(1).div(2))
+        yield seen
 
 
 def score(images: NDArray[np.uint8], ebm: EBM, *, batch_size: int = 128) -> NDArray[np.float32]:

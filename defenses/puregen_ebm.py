@@ -11,7 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defenses._purify import check_energy_takes, purify_images
+from defenses._purify import (
+    Purifier,
+    check_energy_takes,
+    device_of,
+    energy_steps,
+    purify_images,
+    snapshot_images,
+)
 from generative.ebm import EBM, FoldedEnergy
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from harness.core.data import ImageSet
@@ -80,6 +87,7 @@ class PuregenEbm:
     batch_size: int = 128
 
     rowwise: ClassVar[bool] = True
+    snapshots_over: ClassVar[str] = "steps"
     example: ClassVar[Mapping[str, Any]] = {
         "ebm": {
             "name": "ebm",
@@ -113,6 +121,21 @@ class PuregenEbm:
             batch_size=self.batch_size, device=device,
         )  # fmt: skip
         return train.with_images(images)
+
+    def snapshots(
+        self, train: ImageSet, rng: np.random.Generator, values: Sequence[int]
+    ) -> Iterator[ImageSet]:
+        """Yield the rows after each of these numbers of steps of one chain."""
+        self.check(train)
+
+        def further(steps: int) -> Purifier:
+            return energy_steps(self.ebm, steps, self.precision, self.temperature, self.step_size)
+
+        for images in snapshot_images(
+            train.images, train.ids, further, values, subseed(rng),
+            batch_size=self.batch_size, device=device_of(self.ebm),
+        ):  # fmt: skip
+            yield train.with_images(images)
 
     def hooks(self) -> Sequence[TrainingHook]:
         """Return no hook."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from defenses._purify import (
+    Purifier,
     check_at_least_one,
     check_ddpm_takes,
     check_energy_takes,
@@ -17,6 +18,7 @@ from defenses._purify import (
     energy_steps,
     in_turn,
     purify_images,
+    snapshot_images,
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
 from generative.ebm import EBM
@@ -65,6 +67,7 @@ class PuregenReps:
     batch_size: int = 128
 
     rowwise: ClassVar[bool] = True
+    snapshots_over: ClassVar[str] = "repeats"
     example: ClassVar[Mapping[str, Any]] = {
         "ebm": {
             "name": "ebm",
@@ -111,15 +114,29 @@ class PuregenReps:
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
         """Return the same rows with purified pixels."""
         self.check(train)
+        images = purify_images(
+            train.images, train.ids, self._repeated(self.repeats), subseed(rng),
+            batch_size=self.batch_size, device=device_of(self.ddpm),
+        )  # fmt: skip
+        return train.with_images(images)
+
+    def snapshots(
+        self, train: ImageSet, rng: np.random.Generator, values: Sequence[int]
+    ) -> Iterator[ImageSet]:
+        """Yield the rows after each of these numbers of repeats; the noise goes on in between."""
+        self.check(train)
+        for images in snapshot_images(
+            train.images, train.ids, self._repeated, values, subseed(rng),
+            batch_size=self.batch_size, device=device_of(self.ddpm),
+        ):  # fmt: skip
+            yield train.with_images(images)
+
+    def _repeated(self, repeats: int) -> Purifier:
         stages = [
             energy_steps(self.ebm, self.ebm_steps, self.precision, self.temperature),
             diffusion_steps(self.ddpm, self._diffusion(), self.precision),
         ]
-        images = purify_images(
-            train.images, train.ids, in_turn(stages, self.repeats), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
-        )  # fmt: skip
-        return train.with_images(images)
+        return in_turn(stages, repeats)
 
     def hooks(self) -> Sequence[TrainingHook]:
         """Return no hook."""

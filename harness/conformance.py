@@ -24,11 +24,12 @@ from harness.catalogue import registry_of
 from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
-from harness.core.params import check_offers, complete
+from harness.core.params import ComponentSpec, check_offers, complete
 from harness.core.protocols import CLASSIFIERS, DATASETS, Oracle
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
 from harness.poisons import changed_rows
+from harness.snapshots import snapshot_parameter
 from harness.workshop import Workshop
 
 T = TypeVar("T")
@@ -104,9 +105,12 @@ def loads_alone(*modules: str) -> str:
     return _require(run.returncode == 0, f"{rule} {run.stderr}".strip())
 
 
+def _example(registry: Registry[Any], entry: Entry[Any]) -> ComponentSpec:
+    return complete(registry, {"name": entry.name, **entry.factory.example}, "example")
+
+
 def _build(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Any:
-    example = {"name": entry.name, **entry.factory.example}
-    return workshop.component(registry, complete(registry, example, "example"))
+    return workshop.component(registry, _example(registry, entry))
 
 
 def _data(workshop: Workshop) -> Dataset:
@@ -176,8 +180,8 @@ def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> I
 
 
 def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    defense, data = _build(registry, entry, workshop), _data(workshop)
-    train = data.train
+    spec, data = _example(registry, entry), _data(workshop)
+    defense, train = workshop.component(registry, spec), data.train
     if isinstance(defense, Oracle):
         defense = defense.told(train.ids[::10])
         yield "it is an oracle, and told of the poisoned rows"
@@ -199,6 +203,27 @@ def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> 
         part = defense.purify(train.take(rows), stream(0, "defense"))
         same = np.array_equal(part.images, purified.images[rows])
         yield _require(same, "row-wise: a row's bytes do not depend on the other rows")
+
+    if snapshot_parameter(spec) is not None:
+        yield _passes(registry, spec, train, workshop)
+
+
+def _passes(
+    registry: Registry[Any], spec: ComponentSpec, train: ImageSet, workshop: Workshop
+) -> str:
+    """Check that a chain, on its way, makes what separate purifications make."""
+    name = str(snapshot_parameter(spec))
+    values = [1, 2, spec.params[name] + 2]
+    walker = workshop.component(registry, spec)
+    passed = list(walker.snapshots(train, stream(0, "defense"), values))
+    alone = [
+        workshop.component(registry, spec.with_params(**{name: value})).purify(
+            train, stream(0, "defense")
+        )
+        for value in values
+    ]
+    same = len(passed) == len(alone) and all(map(_same, passed, alone))
+    return _require(same, f"a chain over {name} passes what each value gives alone")
 
 
 def _classifier(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:

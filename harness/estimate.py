@@ -91,6 +91,8 @@ def overview(plan: Plan, study: StudySpec) -> Table:
     for kind in ("poison", "purify", "victim"):
         seeds = sorted({getattr(t.seeds, kind) for t in plan.trials})
         table.add_row(f"{kind} seed", ", ".join(map(str, seeds)))
+    if chains := dict.fromkeys(u.passes for u in plan.units if u.parts):
+        table.add_row("one chain", "; ".join(chains))
     return table
 
 
@@ -106,8 +108,9 @@ def estimate(plan: Plan, study: StudySpec, workshop: Workshop, run: Path) -> Tab
         table.add_column(title, justify="left" if title in ("stage", "known from") else "right")
     for stage in STAGES:
         number = sum(u.stage == stage for u in plan.units)
-        needed = plan.of_stage(stage, {t.spec_id for t in trials})
-        left = [u for u in needed if not u.there(workshop)]
+        wanted = {t.spec_id for t in trials}
+        needed = plan.of_stage(stage, wanted)
+        left = [rest for u in needed if (rest := u.left(workshop, wanted))]
         if number:
             known = [history.get(_bucket_of(u, workshop)) for u in left]
             table.add_row(stage, str(number), str(len(left)), *_priced(known))

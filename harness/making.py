@@ -36,7 +36,7 @@ def make_units(
     """
     doomed: dict[str, str] = {}
     common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
-    missing = [u for u in units if u.trials & wanted and not u.there(workshop)]
+    missing = [left for u in units if (left := u.left(workshop, wanted))]
     progress.start("artefacts", len(missing))
     for _, wave in itertools.groupby(missing, key=lambda u: u.wave):
         ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
@@ -50,6 +50,7 @@ def make_units(
             first = done.error.split("\n", 1)[0]
             errors.append(f"{unit.label}: {first}")
             progress.advance(f"{unit.label} FAILED: {first}")
-            for spec_id in unit.trials & wanted:
+            lost = unit.left(workshop, wanted) or unit  # snapshots before the failure are kept
+            for spec_id in lost.trials & wanted:
                 doomed.setdefault(spec_id, f"{unit.label}: {done.error}")
     return doomed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.core.registry import Registry
 from harness.core.spec import TrialSpec, digest
 from harness.core.values import Json
 from harness.labels import attack_label, label_of
+from harness.snapshots import chain_of, snapshot_parameter
 from harness.workshop import Workshop, best_of, is_rowwise
 
 STAGES = ("networks", "tries", "poisons", "clean rows", "poisoned rows")
@@ -24,7 +25,7 @@ _MakeKey = Callable[[], Key]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One artefact that trials need.
+    """One artefact that trials need, or several that one chain makes.
 
     Attributes:
         stage: Which of ``STAGES``: what kind of artefact it is.
@@ -33,6 +34,8 @@ class Unit:
         label: What to call it in progress lines.
         key: Its key in the store; None where it depends on what an earlier stage makes.
         trials: Ids of the trials that cannot do without it.
+        parts: The artefacts that one chain makes, each as a unit, the longest last; payload and key
+            are those of the longest. Empty for a unit of one artefact.
     """
 
     stage: str
@@ -41,6 +44,7 @@ class Unit:
     label: str
     key: Key | None
     trials: frozenset[str]
+    parts: tuple[Unit, ...] = ()
 
     @property
     def purifies(self) -> bool:
@@ -49,6 +53,8 @@ class Unit:
 
     def there(self, workshop: Workshop) -> bool:
         """Whether the store has it; whoever then makes it says what is wrong with its parts."""
+        if self.parts:
+            return all(part.there(workshop) for part in self.parts)
         if self.key is not None:
             made = workshop.store.has(self.key)
             # Of a try nothing is left to learn once the best one is kept.
@@ -66,6 +72,49 @@ class Unit:
         except DataError:
             return False
         return workshop.has_purified(clean, poisoned, defense, self.payload["seed"])
+
+    def left(self, workshop: Workshop, wanted: Set[str]) -> Unit | None:
+        """Return what of it these trials need and the store lacks; None for nothing."""
+        if self.parts:
+            parts = [part for part in self.parts if part.left(workshop, wanted)]
+            return on_one_chain(parts) if parts else None
+        return self if self.trials & wanted and not self.there(workshop) else None
+
+    @property
+    def passes(self) -> str:
+        """What its chain passes, in words."""
+        defense = ComponentSpec.from_json(self.payload["defense"])
+        values = [_value(part) for part in self.parts]
+        return f"{defense.name} {snapshot_parameter(defense)} {', '.join(map(str, values))}"
+
+
+def on_one_chain(units: Sequence[Unit]) -> Unit:
+    """Return units that differ in the parameter that grows along a chain as one unit."""
+    if len(units) == 1:
+        return units[0]
+    *shorter, longest = sorted(units, key=_value)
+    earlier = [_value(unit) for unit in shorter]
+    return replace(
+        longest,
+        payload={**longest.payload, "earlier": earlier},
+        label=f"{longest.label}, passing {', '.join(map(str, earlier))}",
+        trials=longest.trials.union(*(unit.trials for unit in shorter)),
+        parts=(*shorter, longest),
+    )
+
+
+def _value(unit: Unit) -> int:
+    defense = ComponentSpec.from_json(unit.payload["defense"])
+    value: int = defense.params[str(snapshot_parameter(defense))]
+    return value
+
+
+def _chain(unit: Unit) -> str:
+    """Return the same for units that one chain makes, and for no others."""
+    if not unit.purifies:
+        return digest(unit.payload)
+    defense = ComponentSpec.from_json(unit.payload["defense"])
+    return digest({**unit.payload, "defense": chain_of(defense)})
 
 
 def units_of(
@@ -101,7 +150,11 @@ class _Needs:
             Unit(stage, wave, payload, label, key() if key else None, frozenset(self._trials[name]))
             for name, (stage, wave, payload, label, key) in self._found.items()
         ]
-        return sorted(found, key=lambda u: (u.wave, STAGES.index(u.stage)))
+        chains: dict[str, list[Unit]] = {}
+        for unit in found:
+            chains.setdefault(_chain(unit), []).append(unit)
+        merged = [on_one_chain(units) for units in chains.values()]
+        return sorted(merged, key=lambda u: (u.wave, STAGES.index(u.stage)))
 
     def _add(self, stage: str, wave: int, label: str, key: _MakeKey | None, **what: Json) -> None:
         name = digest(what)

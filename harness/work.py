@@ -61,7 +61,8 @@ def _try(workshop: Workshop, payload: dict[str, Json]) -> Made:
 def _block(workshop: Workshop, payload: dict[str, Json]) -> Made:
     data = workshop.dataset(ComponentSpec.from_json(payload["dataset"]))
     defense = ComponentSpec.from_json(payload["defense"])
-    return workshop.purify_block(data, defense, payload["seed"], payload["block"])
+    earlier = payload.get("earlier", ())
+    return workshop.purify_block(data, defense, payload["seed"], payload["block"], earlier)
 
 
 def _changed(workshop: Workshop, payload: dict[str, Json]) -> Made:
@@ -69,7 +70,8 @@ def _changed(workshop: Workshop, payload: dict[str, Json]) -> Made:
     attack = ComponentSpec.from_json(payload["attack"])
     poisoned, _ = workshop.poisoned(data, attack, payload["poison_seed"])
     defense = ComponentSpec.from_json(payload["defense"])
-    return workshop.purified(data, poisoned, defense, payload["seed"])[1]
+    earlier = payload.get("earlier", ())
+    return workshop.purified(data, poisoned, defense, payload["seed"], earlier)[1]
 
 
 _UNITS = {

@@ -6,7 +6,7 @@ read often stays in this process's memory too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from harness.core.spec import digest
 from harness.core.subset import per_class
 from harness.core.values import Json, is_path
 from harness.poisons import changed_rows, check_poison, pack, unpack
+from harness.snapshots import snapshot_parameter
 from harness.training import Predictor, build_model, fit
 
 BLOCK = 512  # clean rows purified, kept and lost as one; it changes no byte
@@ -308,20 +309,26 @@ class Workshop:
     # Purified rows
 
     def purified(
-        self, data: Dataset, poisoned: PoisonedSet, defense: ComponentSpec, seed: int
+        self,
+        data: Dataset,
+        poisoned: PoisonedSet,
+        defense: ComponentSpec,
+        seed: int,
+        earlier: Sequence[int] = (),
     ) -> tuple[ImageSet, Made]:
         """Return the purified training set.
 
         A row-wise defense sees each clean row once for all attacks, and then only those that an
         attack changed; the result is the same as of one call on the whole set. Only an oracle is
-        told which rows are poisoned.
+        told which rows are poisoned. Of the rows that an attack changed, the store has then also
+        what the defense's chain was at ``earlier`` values of the parameter it runs over.
         """
         train = poisoned.train
         if defense.name == "none":
             return train, Made(False, 0.0)
         told = self._told(defense, poisoned)
         if is_rowwise(defense):
-            purified, made = self._purify_by_row(data, train, defense, seed)
+            purified, made = self._purify_by_row(data, train, defense, seed, earlier)
         else:
             purified, made = self._purify(train, defense, seed, told)
         same = np.array_equal(purified.images, train.images)
@@ -335,14 +342,19 @@ class Workshop:
         return np.sort(poisoned.poison_ids) if oracle else None
 
     def _purify_by_row(
-        self, data: Dataset, poisoned: ImageSet, defense: ComponentSpec, seed: int
+        self,
+        data: Dataset,
+        poisoned: ImageSet,
+        defense: ComponentSpec,
+        seed: int,
+        earlier: Sequence[int],
     ) -> tuple[ImageSet, Made]:
         blocks = [self._purify(block, defense, seed) for block in self.blocks(data.train)]
         images = np.concatenate([block.images for block, _ in blocks])
         costs = [made for _, made in blocks]
         changed = changed_rows(data.train, poisoned)
         if len(changed):
-            rest, made = self._purify(poisoned.take(changed), defense, seed)
+            rest, made = self._purify_chain(poisoned.take(changed), defense, seed, earlier)
             images[changed] = rest.images
             costs.append(made)
         total = Made(all(m.reused for m in costs), sum(m.seconds for m in costs))
@@ -382,13 +394,64 @@ class Workshop:
         seed: int,
         told: NDArray[np.int64] | None = None,
     ) -> tuple[ImageSet, Made]:
-        key = self.purify_key(images, defense, seed, told)
-
-        def make(folder: Path) -> None:
+        def purify() -> ImageSet:
             build = self.component(DEFENSES, defense)
             if told is not None:
                 build = build.told(told)
             done: ImageSet = build.purify(images, stream(seed, "defense"))
+            return done
+
+        key = self.purify_key(images, defense, seed, told)
+        return self._recall_purified(key, images, defense, purify)
+
+    def _purify_chain(
+        self, images: ImageSet, defense: ComponentSpec, seed: int, earlier: Sequence[int]
+    ) -> tuple[ImageSet, Made]:
+        """Purify rows, and keep what they were where the chain passed earlier values.
+
+        A snapshot is made while the next one waits for it, so that each artefact's seconds are
+        those of the chain up to it.
+        """
+        if not earlier:
+            return self._purify(images, defense, seed)
+        over = str(snapshot_parameter(defense))
+        keys = {
+            value: self.purify_key(images, defense.with_params(**{over: value}), seed)
+            for value in sorted({*earlier, defense.params[over]})
+        }
+        *before, last = keys
+        values = [*(v for v in before if not self.store.has(keys[v])), last]
+
+        def walk() -> Iterator[tuple[int, ImageSet]]:
+            build = self.component(DEFENSES, defense)
+            passed = build.snapshots(images, stream(seed, "defense"), values)
+            yield from zip(values, passed, strict=True)
+
+        chain = walk()
+
+        def recall(index: int) -> tuple[ImageSet, Made]:
+            def go_on() -> ImageSet:
+                if index:
+                    recall(index - 1)
+                return next(rows for value, rows in chain if value == values[index])
+
+            return self._recall_purified(keys[values[index]], images, defense, go_on)
+
+        found = recall(len(values) - 1)
+        for value in values[:-1]:  # where another process had made the last one meanwhile
+            if not self.store.has(keys[value]):
+                self._purify(images, defense.with_params(**{over: value}), seed)
+        return found
+
+    def _recall_purified(
+        self,
+        key: dict[str, Json],
+        images: ImageSet,
+        defense: ComponentSpec,
+        purify: Callable[[], ImageSet],
+    ) -> tuple[ImageSet, Made]:
+        def make(folder: Path) -> None:
+            done = purify()
             _check_purified(images, done, defense.name, rowwise=is_rowwise(defense))
             arrays: dict[str, NDArray[Any]] = {
                 "images": done.images,
@@ -409,9 +472,19 @@ class Workshop:
         blocks: list[ImageSet] = self._remember(name, lambda: list(_blocks(train)))
         return blocks
 
-    def purify_block(self, data: Dataset, defense: ComponentSpec, seed: int, block: int) -> Made:
-        """Purify one block of the clean rows, so that the store has it."""
-        return self._purify(self.blocks(data.train)[block], defense, seed)[1]
+    def purify_block(
+        self,
+        data: Dataset,
+        defense: ComponentSpec,
+        seed: int,
+        block: int,
+        earlier: Sequence[int] = (),
+    ) -> Made:
+        """Purify one block of the clean rows, so that the store has it.
+
+        It then has what the defense's chain was at ``earlier`` values of its parameter, too.
+        """
+        return self._purify_chain(self.blocks(data.train)[block], defense, seed, earlier)[1]
 
 
 def best_of(try_key: dict[str, Json]) -> dict[str, Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -127,6 +127,28 @@ class Oracle(Protocol):
 
     def told(self, poison_ids: NDArray[np.int64]) -> Defense:
         """Return the defense that knows the ids of the poisoned rows."""
+        ...
+
+
+class Snapshots(Protocol):
+    """A row-wise defense that walks a chain, along which one of its parameters grows.
+
+    What it makes with a small value of that parameter is passed on the way to a larger one. So
+    defenses that differ in nothing else are made by one chain, at the cost of the longest.
+
+    Class attributes:
+        snapshots_over: Name of the parameter, an ``int``.
+    """
+
+    snapshots_over: ClassVar[str]
+
+    def snapshots(
+        self, train: ImageSet, rng: np.random.Generator, values: Sequence[int]
+    ) -> Iterator[ImageSet]:
+        """Yield, for each of ascending values, the bytes that ``purify`` returns with that value.
+
+        Each is yielded before the chain goes on; ``rng`` is that of ``purify``.
+        """
         ...
 
 

@@ -75,7 +75,8 @@ _CHARTS: tuple[tuple[str, str, Callable[[Summary], Figure | None], Caption], ...
         "sweep_lines", "Strength of a defense", sweep_lines,
         "A parameter of a defense varies, all else stands still. Look for the value from which "
         "success is down at the clean floor, and for what accuracy it costs there. Bars, and the "
-        "grey band of the undefended, are 95 % intervals.",
+        "grey band of the undefended, are 95 % intervals. Langevin steps, or repeats, of one "
+        "seed lie on one chain: such points share their noise and are correlated.",
     ),
     (
         "sweep_maps", "Strength of a defense in two parameters", sweep_maps,
