@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from harness.core.errors import UsageError, nearest
+from harness.core.paths import is_uri
 
 WIDTH = 200  # of tables in pipes and files
 
@@ -77,8 +78,6 @@ class OnDisk(click.Path):
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Convert what was given to a path."""
-        from harness.remote_store import is_uri
-
         if isinstance(value, str) and is_uri(value):
             raise UsageError(
                 f"{value!r} is a URI; what is written here is kept in a folder: give a path, for "

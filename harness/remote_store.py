@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from harness.artifacts import LABEL, Made, Store, is_labelled, put_in_place, what_label_says
 from harness.core.errors import DataError, UsageError
-from harness.core.paths import home
+from harness.core.paths import home, is_uri
 from harness.core.values import Json
 
 if TYPE_CHECKING:
@@ -34,16 +34,6 @@ CACHE_VARIABLE = "PUREGEN_BENCH_CACHE"
 PROBE = ".writable"
 BLOCK_BYTES = 2**22
 _SECRET = re.compile("key|secret|token|password", re.IGNORECASE)
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def is_uri(given: str) -> bool:
-    """Whether something is a URI, and no path.
-
-    >>> is_uri("s3://bucket/store"), is_uri("/shared/store"), is_uri("~/store")
-    (True, False, False)
-    """
-    return _URI.match(given) is not None
 
 
 def address_of(given: str) -> str:

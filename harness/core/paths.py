@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 HOME_VARIABLE = "PUREGEN_BENCH_HOME"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def home() -> Path:
@@ -26,3 +28,12 @@ def cache_dir() -> Path:
 def store_dir() -> Path:
     """Return the folder of the artefact store; it may not exist yet."""
     return home() / "store"
+
+
+def is_uri(given: str) -> bool:
+    """Whether something is a URI, and no path.
+
+    >>> is_uri("s3://bucket/store"), is_uri("/shared/store"), is_uri("~/store")
+    (True, False, False)
+    """
+    return _URI.match(given) is not None
