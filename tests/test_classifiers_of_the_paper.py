@@ -27,8 +27,8 @@ from harness.datasets.shapes import Shapes
 from harness.training import Epoch, build_model, fit
 
 DATA = Shapes(train=120, test=20).load()
-# Not narrower than a vector register: on processors with AVX2 only, torch 2.15 crashes in the gradient
-# of a 1x1 convolution of stride 2 from 4 channels, in channels-last order.
+# Not narrower than a vector register: on processors with AVX2 only, torch 2.15 crashes in the
+# gradient of a 1x1 convolution of stride 2 from 4 channels, in channels-last order.
 SMALL: dict[str, Any] = {
     "airbench_learned_stem": AirbenchLearnedStem(size="tiny"),
     "densenet121": DenseNet121(growth=4, blocks=(1, 2, 2)),
