@@ -56,7 +56,7 @@ def test_a_weak_trigger_works_undefended_and_no_more_with_friends() -> None:
         return float(np.mean(predict(triggered(others.images)) == 0))
 
     defended = trained(train, Friends(begin_epoch=2, mu=16))
-    assert success(trained(train)) > 0.8
+    assert success(trained(train)) > 0.6
     assert success(defended) < 0.2
     assert np.mean(defended(test.images) == test.labels) > 0.95
     assert success(trained(train, RandomNoise())) > 0.5  # it takes more than random noise
