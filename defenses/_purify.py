@@ -17,16 +17,13 @@ from generative.langevin import STEP_SIZE, TEMPERATURE, langevin
 from generative.noise import row_noise
 from generative.unet import UNetConfig
 from harness.core.data import ImageSet
-from harness.core.device import Precision, pick_dtype
+from harness.core.device import ALIKE_ROWS, Precision, pick_dtype
 from harness.core.errors import DataError
 from harness.core.pixels import to_bytes
 
 # Images float32 (B, C, H, W) in units of [-1, 1], and standard normal tensors of their shape → the
 # same images, purified.
 Purifier = Callable[[Tensor, Iterator[Tensor]], Tensor]
-
-
-MULTIPLE = 16  # of images in flight; the last one fills a batch up
 
 
 def _scaled(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
@@ -67,8 +64,7 @@ def purify_images(
 def _batches(count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
-        # oneDNN convolves few images, or an odd number, in other ways, which round otherwise
-        yield np.pad(rows, (0, -len(rows) % MULTIPLE), mode="edge")
+        yield np.pad(rows, (0, -len(rows) % ALIKE_ROWS), mode="edge")
 
 
 @dataclass

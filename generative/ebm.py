@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.core.allocator import keep_freed_blocks
+from harness.core.device import ALIKE_ROWS
 from harness.core.errors import DataError
 
 
@@ -126,9 +127,6 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
 # Activations of about this many numbers are worked on at once on a CPU, so that they stay in its
 # cache and in memory that the allocator keeps: 16 images of 32 px at the published width.
 _CPU_ACTIVATION = 2**21
-# And images in multiples of this number: oneDNN convolves fewer of them, or an odd number, in other
-# ways, which round otherwise, and the result of a row must not depend on the rows beside it.
-_CPU_ROWS = 16
 
 
 def _backwards(kernel: Tensor) -> Tensor:
@@ -190,8 +188,8 @@ class FoldedEnergy:
         if x.device.type != "cpu":
             return [x]
         numbers = self._width * x.shape[2] * x.shape[3] // self.patch_size**2
-        size = max(1, _CPU_ACTIVATION // numbers // _CPU_ROWS) * _CPU_ROWS
-        missing = -len(x) % _CPU_ROWS
+        size = max(1, _CPU_ACTIVATION // numbers // ALIKE_ROWS) * ALIKE_ROWS
+        missing = -len(x) % ALIKE_ROWS
         padded = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
         return torch.split(padded, size)
 

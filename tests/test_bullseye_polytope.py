@@ -253,21 +253,27 @@ def head_labels(
 def test_heads_that_learn_the_poisons_take_the_target_along(extractor: Predictor) -> None:
     predicted = predicted_labels([extractor], DATA.test.images)
     known = np.all(predicted == DATA.test.labels, axis=0)
-    setups = [draw_setup(DATA.test, i, 0, known=known, predicted=predicted) for i in range(10)]
+    setups = [draw_setup(DATA.test, i, 0, known=known, predicted=predicted) for i in range(12)]
     rows = [choose_bases(TRANSFER, s.adv_label, 5, "first", stream(0)) for s in setups]
     targets = DATA.test.images[[s.target_row for s in setups]]
     bases = np.stack([TRANSFER.images[r] for r in rows])
     wanted = np.array([s.adv_label for s in setups])
 
-    def successes(poisons: np.ndarray) -> int:
+    def taken(poisons: np.ndarray) -> np.ndarray:
         sets = list(zip(rows, poisons, strict=True))
-        return int(np.sum(head_labels(extractor, sets, targets) == wanted))
+        return head_labels(extractor, sets, targets) == wanted
+
+    # Which head errs on clean data depends on the processor: such a target shows nothing.
+    fair = np.flatnonzero(~taken(bases))[:10]
+    assert len(fair) == 10
+
+    def successes(poisons: np.ndarray) -> int:
+        return int(np.sum(taken(poisons)[fair]))
 
     def crafted(center: str) -> np.ndarray:
         settings = Crafting(iterations=60, lr=0.1, center=center)
-        return craft(targets, bases, [extractor], 25, settings, range(10)).images
+        return craft(targets, bases, [extractor], 25, settings, range(12)).images
 
-    assert successes(bases) <= 1  # by chance: the seed that gives none depends on the processor
     bullseye = successes(crafted("mean"))
     assert bullseye >= 7
     # The paper's point: a target anywhere in the hull need not be classified as its corners are.

@@ -13,13 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from defenses._purify import MULTIPLE
 from defenses.puregen_ebm import PuregenEbm
 from defenses.puregen_reps import PuregenReps
 from generative.checkpoints import save_ebm
 from generative.ddpm import DDPM
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.unet import UNetConfig
+from harness.core.device import ALIKE_ROWS
 from harness.core.files import file_digest
 from harness.core.seeds import stream
 from harness.datasets.shapes import Shapes
@@ -50,7 +50,7 @@ def energy() -> EBM:
 
 def filled(rows: int) -> int:
     """Rows in flight: the last batch is filled up."""
-    return -(-rows // MULTIPLE) * MULTIPLE
+    return -(-rows // ALIKE_ROWS) * ALIKE_ROWS
 
 
 @pytest.fixture(scope="module")

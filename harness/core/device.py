@@ -12,6 +12,11 @@ from torch import nn
 
 from harness.core.errors import UsageError
 
+# On CPUs, images go through a network in multiples of this number: oneDNN convolves fewer of them,
+# or an odd number, in other ways, which round otherwise, and the result of a row must not depend on
+# the rows beside it.
+ALIKE_ROWS = 16
+
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "fp32", "bf16"]
 
