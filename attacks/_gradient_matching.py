@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attacks._diff_augment import DiffAugment
 from harness.core.errors import DataError
+from harness.core.optimizers import Adam
 from harness.core.pixels import add_within, to_bytes
 from harness.core.seeds import stream, subseed
 
@@ -237,7 +238,7 @@ def _run(
     delta = (start * eps).clamp(-eps, eps)
     delta = (base + delta).clamp(0, 1) - base
     draws = problem.augment.draw((matching.iterations, len(base)), draw).to(base.device)
-    adam = torch.optim.Adam([delta])
+    adam = Adam([delta])
     before, best, best_score = problem.score(delta, fixed), delta, float("inf")
     for iteration in range(matching.iterations):
         delta.grad = problem.gradient(delta, draws[iteration]).sign()

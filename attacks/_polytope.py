@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attacks._surrogate_features import FeatureReader
 from harness.core.errors import DataError
+from harness.core.optimizers import Adam
 from harness.core.pixels import add_within, to_float
 from harness.core.seeds import torch_generator
 from harness.training import Predictor
@@ -173,7 +174,7 @@ def _optimise(
     """Return float (T*k, C, H, W) in [0, 1] within ``eps`` of ``start``."""
     low, high = (start - eps).clamp_(min=0), (start + eps).clamp_(max=1)
     x = start.clone().requires_grad_()
-    adam = torch.optim.Adam([x], lr=crafting.lr * eps)
+    adam = Adam([x], lr=crafting.lr * eps)
     coefficients: list[Tensor | None] = [None] * len(readers)
     for _ in range(crafting.iterations):
         gradient = torch.zeros_like(x)

@@ -20,6 +20,7 @@ from attacks._aware import Aware, fresh_noise, purified, purifier
 from harness.core.augment import random_crop, random_flip
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
+from harness.core.optimizers import RAdam
 from harness.core.recipe import Recipe
 from harness.core.seeds import stream, subseed
 from harness.training import Predictor, fit
@@ -202,7 +203,7 @@ def optimise_trigger(
     device = next(model.parameters()).device
     model.train(search.bn_mode == "train").requires_grad_(False)
     delta = torch.zeros((1, *class_images.image_shape), device=device, requires_grad=True)
-    radam = torch.optim.RAdam([delta], lr=search.lr)
+    radam = RAdam([delta], lr=search.lr)
     from_pood = round(search.pood_share * search.batch_size)
     from_class = min(search.batch_size - from_pood, len(class_images))
     private, public = torch.tensor(class_images.images), torch.tensor(pood.images)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from attacks._patch import Patch
@@ -18,6 +17,7 @@ from attacks._surrogate_features import FeatureReader
 from attacks._triggered import check_label, triggered_probes
 from harness.core.data import Goal, ImageSet, PoisonedSet
 from harness.core.errors import DataError
+from harness.core.optimizers import Adam
 from harness.core.pixels import add_within, to_float
 from harness.core.protocols import ATTACKS, Bounds
 from harness.core.seeds import stream, subseed
@@ -76,6 +76,8 @@ def match(features: Sequence[Tensor], wanted: Sequence[Tensor]) -> NDArray[np.in
         features: Of each network (P, D).
         wanted: Of each network (P, D).
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and needed nowhere else
+
     pairs = zip(features, wanted, strict=True)
     cost = torch.stack([torch.cdist(f.double(), w.double()).square() for f, w in pairs]).sum(0)
     _, chosen = linear_sum_assignment(cost.cpu().numpy())
@@ -156,7 +158,7 @@ def _optimise(
 ) -> Tensor:
     low, high = (start - eps).clamp_(min=0), (start + eps).clamp_(max=1)
     x = start.clone().requires_grad_()
-    adam = torch.optim.Adam([x])
+    adam = Adam([x])
     aims = list(wanted)
     for iteration in range(hiding.iterations):
         # All networks at once: the matching needs the features of all before any loss.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.core.optimizers import SGD
 from harness.core.pixels import to_float
 
 LEVELS = 127  # of an int8 on each side of 0
@@ -112,7 +113,7 @@ def _search(
         wanted = answer(x)
     delta.requires_grad_()
     rate = search.lr / PUBLISHED_BATCH
-    sgd = torch.optim.SGD([delta], lr=rate, momentum=search.momentum, nesterov=search.momentum > 0)
+    sgd = SGD([delta], lr=rate, momentum=search.momentum, nesterov=search.momentum > 0)
     for _ in range(search.steps):
         noise = delta.clamp(-eps, eps)  # delta itself is not projected, as published
         changed = answer((x + noise).clamp(0, 1))

@@ -29,6 +29,7 @@ from generative.parallel import Workers, check_share, gradients, take_part
 from generative.unet import UNetConfig
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
+from harness.core.optimizers import AdamW
 from harness.core.seeds import stream, torch_generator
 
 
@@ -198,7 +199,7 @@ class _Run:
         self.average = channels_last(DDPM(config, recipe.horizon).to(device))
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
-        self.adam = torch.optim.AdamW(
+        self.adam = AdamW(
             self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         levels = torch.tensor([alpha_bar(t) for t in range(recipe.horizon)], device=device)

@@ -30,6 +30,7 @@ from generative.langevin import TEMPERATURE, langevin
 from generative.parallel import Workers, check_share, gradients, take_part
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
+from harness.core.optimizers import Adam
 from harness.core.seeds import stream, torch_generator
 
 
@@ -184,7 +185,7 @@ class _Run:
             self.model = channels_last(EBM(config).to(device))
             self.average = channels_last(EBM(config).to(device))
         self.average.load_state_dict(self.model.state_dict())
-        self.adam = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, foreach=True)
+        self.adam = Adam(self.model.parameters(), lr=recipe.lr, foreach=True)
         rng = torch_generator(seed, "ebm", "bank", device=device)
         rows = torch.randint(len(images), (recipe.bank_size,), generator=rng, device=device)
         self.bank = self._noisy(self._scaled(rows), rng)

@@ -16,6 +16,7 @@ from harness.core.augment import random_crop, random_flip
 from harness.core.data import ImageSet
 from harness.core.device import channels_last, pick_dtype
 from harness.core.errors import DataError
+from harness.core.optimizers import SGD, Adam
 from harness.core.protocols import TrainingHook
 from harness.core.recipe import Recipe
 from harness.core.seeds import stream, subseed
@@ -172,10 +173,10 @@ def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.
     """Return the recipe's optimiser of these parameters."""
     if recipe.optimizer == "adam":
         betas = (recipe.momentum, 0.999)
-        return torch.optim.Adam(
+        return Adam(
             parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, foreach=True
         )
-    return torch.optim.SGD(
+    return SGD(
         parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.momentum > 0, foreach=True,
     )  # fmt: skip
