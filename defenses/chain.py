@@ -38,9 +38,10 @@ class Chain:
             raise DataError(f"a chain has at least two parts; got {len(self.parts)}.")
 
     def check(self, train: ImageSet) -> None:
-        """Check each part."""
+        """Check each part, and that no two act in the training."""
         for part in self.parts:
             part.check(train)
+        self.hooks()
 
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
         """Return what the parts leave, each with a random stream of its own."""

@@ -6,7 +6,6 @@ pixel-unshuffle is one that diffusers loads too. Loading runs no code of the fil
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
 import re
@@ -23,7 +22,7 @@ from generative.checkpoints import CONFIG, read_tensors
 from generative.ddpm import BETA_FIRST, BETA_LAST, DDPM, TIME_STEPS
 from generative.unet import DownBlock, UNetConfig, UpBlock, published
 from harness.core.device import channels_last
-from harness.core.errors import DataError, UsageError, nearest
+from harness.core.errors import DataError, nearest
 from harness.core.files import write_aside, write_text
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -59,29 +58,27 @@ def save_ddpm(folder: Path, model: DDPM, recipe: Mapping[str, Any]) -> None:
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def load_ddpm(path: Path | str, device: torch.device | str = "cpu") -> DDPM:
+def load_ddpm(path: Path, device: torch.device | str = "cpu") -> DDPM:
     """Load a noise predictor.
 
     Args:
-        path: A folder that :func:`save_ddpm` or diffusers wrote; or one weights file, safetensors
-            or a state dict of torch (``.pt``, ``.bin``), beside which ``config.json`` may lie; or
-            the name of a repository on the Hugging Face hub, as ``"owner/name"``. Without a
-            configuration it has the shape of PureGen's networks, of the width that it shows. A
-            configuration that gives no ``horizon`` means PureGen's 250.
+        path: A folder that :func:`save_ddpm` or diffusers wrote, a network's or a pipeline's; or
+            one weights file, safetensors or a state dict of torch (``.pt``, ``.bin``), beside
+            which ``config.json`` may lie. Without a configuration it has the shape of PureGen's
+            networks, of the width that it shows. Where no ``horizon`` is given, it has learned all
+            noise levels if a schedule of diffusers comes with it, and PureGen's 250 if none does.
         device: Where the network shall be.
 
     Raises:
         DataError: If a file is missing or corrupt, the network is of another kind, or a tensor has
             another name or shape.
-        UsageError: If it is the name of a repository and huggingface_hub is not installed.
     """
-    if isinstance(path, str) and not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        path = _from_hub(path)
-    path = Path(path)
+    if (path / "unet").is_dir() and not (path / WEIGHTS).is_file():
+        path = path / "unet"  # of a pipeline
     weights = path / WEIGHTS if path.is_dir() else path
     tensors = {_current_name(name): tensor for name, tensor in _read_weights(weights).items()}
-    config, horizon = _read_config(weights.with_name(CONFIG), tensors)
-    _check_schedule(weights.with_name(SCHEDULE))
+    levels = _check_schedule(weights.parent)
+    config, horizon = _read_config(weights.with_name(CONFIG), tensors, levels)
     model = DDPM(config, horizon)
     wanted = {name: tuple(t.shape) for name, t in model.unet.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -94,18 +91,6 @@ def load_ddpm(path: Path | str, device: torch.device | str = "cpu") -> DDPM:
         )
     model.unet.load_state_dict(tensors)
     return channels_last(model.to(device)).eval()
-
-
-def _from_hub(repository: str) -> Path:
-    try:
-        hub = importlib.import_module("huggingface_hub")
-    except ImportError:
-        raise UsageError(
-            f"{repository!r} is no folder here; to load it from the Hugging Face hub, install "
-            "huggingface_hub ('pip install huggingface_hub'), or download the repository's "
-            f"{CONFIG} and {WEIGHTS} into a folder and give its path."
-        ) from None
-    return Path(hub.snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
 
 
 def _current_name(name: str) -> str:
@@ -142,11 +127,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _read_config(path: Path, tensors: Mapping[str, Tensor]) -> tuple[UNetConfig, int]:
+def _read_config(
+    path: Path, tensors: Mapping[str, Tensor], levels: int
+) -> tuple[UNetConfig, int]:
     """Return shape and horizon of the network that a configuration, or its absence, stands for."""
     if not path.is_file():
         first = tensors.get("conv_in.weight")
-        return published(128 if first is None else len(first)), PUBLISHED_HORIZON
+        return published(128 if first is None else len(first)), levels
     raw = _read_json(path)
     kind = raw.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
@@ -156,7 +143,7 @@ def _read_config(path: Path, tensors: Mapping[str, Tensor]) -> tuple[UNetConfig,
     values = _DIFFUSERS | {k: v for k, v in raw.items() if k in known}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        return UNetConfig(**values), int(raw.get("horizon", PUBLISHED_HORIZON))
+        return UNetConfig(**values), int(raw.get("horizon", levels))
     except (TypeError, ValueError) as error:
         raise DataError(f"{str(path)!r} is no valid configuration: {error}") from error
 
@@ -180,10 +167,16 @@ def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
             )
 
 
-def _check_schedule(path: Path) -> None:
-    """Refuse a network that was trained on another noise schedule, where its folder says so."""
-    if not path.is_file():
-        return
+def _check_schedule(folder: Path) -> int:
+    """Return the noise levels that a network has learned, as far as its folder tells.
+
+    Raises:
+        DataError: If its folder, or that of the pipeline around it, names another noise schedule.
+    """
+    places = (folder / SCHEDULE, folder.parent / "scheduler" / SCHEDULE)
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        return PUBLISHED_HORIZON
     raw = _read_json(path)
     ours: dict[str, Any] = {
         "num_train_timesteps": TIME_STEPS,
@@ -197,3 +190,4 @@ def _check_schedule(path: Path) -> None:
             raise DataError(
                 f"{str(path)!r}: {key} is {raw[key]!r}, which is not supported; allowed: {value!r}."
             )
+    return TIME_STEPS

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from generative.hub import weights_folder
 from harness import sweeps
 from harness.artifacts import LABEL, Store
 from harness.core.data import Dataset, ImageSet
@@ -117,7 +118,7 @@ def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:
 def _path_of(reference: Reference, workshop: Workshop) -> Path:
     if is_trained(reference.raw):
         return workshop.store.bring(workshop.identity(reference.kind, reference.raw))
-    return Path(reference.raw["path"])
+    return weights_folder(reference.raw)
 
 
 def _dataset_name(reference: Json) -> str:

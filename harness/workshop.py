@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generative.hub import weights_folder
 from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
@@ -97,8 +98,9 @@ class Workshop:
             return self.component_identity(DEFENSES.get(spec.name), spec)
         if is_trained(reference):
             return self._trained_key(kind, reference)
-        rest = {k: v for k, v in reference.items() if k not in ("path", "recipe")}
-        return {"weights": file_digest(Path(reference["path"])), **rest}
+        place = ("path", "hub", "revision", "recipe")
+        rest = {k: v for k, v in reference.items() if k not in place}
+        return {"weights": file_digest(weights_folder(reference)), **rest}
 
     def _trained_key(self, kind: str, reference: Mapping[str, Json]) -> dict[str, Json]:
         parts = {k: v for k, v in reference.items() if k != "dataset"}
@@ -131,7 +133,7 @@ class Workshop:
         if kind == "classifier":
             return self._published(reference)
         generator = GENERATORS.get(reference["name"]).factory
-        return generator.load(Path(reference["path"]), self._torch_device)
+        return generator.load(weights_folder(reference), self._torch_device)
 
     @property
     def _torch_device(self) -> str:

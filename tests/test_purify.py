@@ -22,6 +22,7 @@ from harness.core.protocols import DEFENSES
 from tests.tiny import EBM, CommandLine
 
 JPEG = "{name: jpeg, quality: 30}"
+HALF = json.dumps({"name": "chain", "parts": ["jpeg", "random_noise"]})
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -245,6 +246,9 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         (("in", "out", "--defense", "jpg"), "Did you mean 'jpeg'"),
         (("in", "out", "--defense", "none"), "does not purify images one by one"),
         (("in", "out", "--defense", "perfect_filter"), "does not purify images one by one"),
+        (("in", "out", "--defense", "epic"), "'epic' acts in the training"),
+        (("in", "out", "--defense", "friends"), "'friends' acts in the training"),
+        (("in", "out", "--defense", HALF), "'chain' acts in the training, in part"),
         (("in", "out", "--defense", "puregen_ebm"), "puregen_ebm.* needs 'ebm'"),
         (("in", "out", "--set", "quality=101"), "quality"),
         (("odd", "out", "--defense", json.dumps({"name": "puregen_ebm", "ebm": EBM})), "'x.png': "),

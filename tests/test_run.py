@@ -292,6 +292,8 @@ def refuses_to_open(work: bool):
         ({"dataset": {"name": "shapes", "test": 0}}, "dataset 'shapes' has no test rows"),
         ({"dataset": {"name": "shapes", "train": 5}}, "5 classes have no row"),
         ({"defenses": ["puregen_ebm"]}, "defense 'puregen_ebm' needs 'ebm'"),
+        ({"defenses": [{"name": "chain", "parts": ["epic", "random_noise"]}]},
+         "at most one part of a chain acts in the training; 2 do"),
         ({"defenses": [{"name": "puregen_ebm", "ebm": {"name": "ebm", "nf": 8, "dataset": {
             "name": "npz", "path": "no.npz"}}}]}, "no.npz does not exist"),
         ({"attacks": [{"name": "narcissus", "pood": "shapes", "surrogate": {

@@ -23,7 +23,7 @@ from generative.unet import (
     for_inference,
     published,
 )
-from harness.core.errors import DataError, UsageError
+from harness.core.errors import DataError
 
 SMALL = UNetConfig(block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=8)
 TIMES = torch.tensor(74)
@@ -290,11 +290,3 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no state dict"):
         load_ddpm(tmp_path / "model.pt")
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_repository_needs_the_hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match="install huggingface_hub"):
-        load_ddpm("owner/name")
-    with pytest.raises(DataError, match="does not exist"):
-        load_ddpm(Path("owner/name"))

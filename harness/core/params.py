@@ -23,6 +23,7 @@ classifier of the same architecture.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -225,6 +226,8 @@ def complete_reference(
     if kind == "generator" and isinstance(raw, Mapping) and "path" in raw:
         reject_unknown({"path": None}, raw, where)
         return {"path": check_value(Parameter("path", Path, None, ""), raw["path"], where, base)}
+    if kind == "generator" and isinstance(raw, Mapping) and "hub" in raw:
+        return _hub_reference(raw, where)
     if kind == "defense":
         return complete(DEFENSES, raw, where, base).to_json()
     if kind == "classifier" and isinstance(raw, Mapping) and "path" in raw:
@@ -240,6 +243,17 @@ def complete_reference(
     seed = check_value(Parameter("seed", int, 0, ""), raw.get("seed", 0), f"{where}.seed", base)
     dataset = complete_dataset(raw["dataset"], f"{where}.dataset", base)
     return {**spec.to_json(), "dataset": dataset.to_json(), "seed": seed}
+
+
+def _hub_reference(raw: Mapping[str, Json], where: str) -> Json:
+    """Check a generator that is a repository of the Hugging Face hub."""
+    reject_unknown({"hub": None, "revision": None}, raw, where)
+    repository, revision = raw["hub"], raw.get("revision", "main")
+    if not isinstance(repository, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UsageError(f"{where}.hub is a repository, owner/name; got {repository!r}.")
+    if not isinstance(revision, str) or not revision:
+        raise UsageError(f"{where}.revision is a branch, a tag or a commit; got {revision!r}.")
+    return {"hub": repository, "revision": revision}
 
 
 def _weights_reference(raw: Mapping[str, Json], where: str, base: Path | None) -> Json:

@@ -116,6 +116,11 @@ def check_job(job: Job, workshop: Workshop) -> Source:
     for reference in networks(DEFENSES.get(name), job.defense):
         workshop.check_trained(reference.kind, reference.raw)
     defense = workshop.component(DEFENSES, job.defense, check=True)
+    if defense.hooks():
+        raise UsageError(
+            f"defense {name!r} acts in the training, in part at least, and images cannot carry "
+            "that along. It has its place in a study."
+        )
     for shape, row in source.shapes().items():
         try:
             defense.check(_as_set([np.zeros(shape, np.uint8)], [row]))
