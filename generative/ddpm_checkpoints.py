@@ -127,9 +127,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _read_config(
-    path: Path, tensors: Mapping[str, Tensor], levels: int
-) -> tuple[UNetConfig, int]:
+def _read_config(path: Path, tensors: Mapping[str, Tensor], levels: int) -> tuple[UNetConfig, int]:
     """Return shape and horizon of the network that a configuration, or its absence, stands for."""
     if not path.is_file():
         first = tensors.get("conv_in.weight")
