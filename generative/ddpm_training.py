@@ -27,6 +27,7 @@ from generative.checkpoints import load_training, save_training
 from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
 from generative.parallel import Workers, check_share, gradients, take_part
 from generative.unet import UNetConfig
+from harness.core.augment import check_crop, random_crop
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.optimizers import AdamW
@@ -49,6 +50,7 @@ class DDPMRecipe:
         ema: Decay of the averaged weights, which are the result; 0 is none.
         horizon: Noise levels 0..horizon-1 are trained, in 1..1000.
         flip: Mirror half of the images.
+        crop_pad: Shift images by up to so many pixels each way, over a mirrored border.
     """
 
     iterations: int = 1200
@@ -59,6 +61,7 @@ class DDPMRecipe:
     ema: float = 0.995
     horizon: int = 250
     flip: bool = True
+    crop_pad: int = 0
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.batch_size) < 1:
@@ -140,6 +143,7 @@ def train_ddpm(
     """
     if len(images) < recipe.batch_size:
         raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
+    check_crop(recipe.crop_pad, images.shape[2:])
     _, channels, height, width = images.shape
     if channels != config.in_channels or height % config.divisor or width % config.divisor:
         raise DataError(
@@ -222,6 +226,7 @@ class _Run:
         if self.recipe.flip:
             mirror = torch.rand(count, generator=rng, device=self.device) < 0.5
             x0 = torch.where(mirror[:, None, None, None], x0.flip(3), x0)
+        x0 = random_crop(x0, self.recipe.crop_pad, stream(self.seed, "ddpm", "crop", iteration))
         # Each batch covers the horizon evenly: uniform all the same, with less variance.
         place = torch.rand(count, generator=rng, device=self.device)
         place = (torch.arange(count, device=self.device) + place) / count

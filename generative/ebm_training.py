@@ -28,6 +28,7 @@ from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.langevin import TEMPERATURE, langevin
 from generative.parallel import Workers, check_share, gradients, take_part
+from harness.core.augment import check_crop, random_crop
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.optimizers import Adam
@@ -53,6 +54,7 @@ class EBMRecipe:
         data_noise: Standard deviation added to images, in units of [-1, 1].
         ema: Decay of the averaged weights, which are the result; 0 is none.
         flip: Mirror half of the images.
+        crop_pad: Shift images by up to so many pixels each way, over a mirrored border.
     """
 
     iterations: int = 2261
@@ -65,6 +67,7 @@ class EBMRecipe:
     data_noise: float = 1.5e-2
     ema: float = 0.99
     flip: bool = True
+    crop_pad: int = 0
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.batch_size, self.chain_steps) < 1:
@@ -136,6 +139,7 @@ def train_ebm(
     """
     if len(images) < recipe.batch_size:
         raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
+    check_crop(recipe.crop_pad, images.shape[2:])
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     workers = take_part()
@@ -220,6 +224,7 @@ class _Run:
         if r.flip:
             mirror = torch.rand(len(clean), generator=rng, device=self.device) < 0.5
             clean = torch.where(mirror[:, None, None, None], clean.flip(3), clean)
+        clean = random_crop(clean, r.crop_pad, stream(self.seed, "ebm", "crop", iteration))
         positive = self._noisy(clean, rng)
         slots = torch.randperm(r.bank_size, generator=rng, device=self.device)[: r.batch_size]
         mine = self.workers.share(r.batch_size)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.core.data import ImageSet
 from harness.core.errors import DataError
 from harness.core.protocols import DATASETS
 from harness.datasets._common import TEST_IDS, make_dataset
 from harness.datasets.image_folder import ImageFolder
 from harness.datasets.npz import Npz
+from harness.datasets.resized import Resized
 
 SHARED = Path(
     os.environ.get("PUREGEN_BENCH_SHARED", Path(__file__).resolve().parents[2] / "shared")
@@ -249,6 +251,13 @@ class TestImageFolder:
         assert (resized[:, 0] == 0).all()
         assert (resized[:, 3] == 200).all()
 
+    def test_cropping_takes_the_square_in_the_middle(self, tmp_path):
+        (tmp_path / "one").mkdir()
+        image = np.zeros((8, 16, 3), np.uint8)
+        image[:, 4:12] = 90
+        Image.fromarray(image).save(tmp_path / "one" / "a.png")
+        assert (ImageFolder(path=tmp_path, size=4, fit="crop").load().train.images == 90).all()
+
     def test_grey_and_transparent_images_become_rgb_and_16_bits_are_refused(self, tmp_path, rng):
         (tmp_path / "one").mkdir()
         grey = pixels(rng, 4, 4)
@@ -289,3 +298,31 @@ class TestImageFolder:
             ImageFolder(path=folder).load()
         with pytest.raises(DataError, match="size"):
             ImageFolder(path=folder, size=0)
+
+
+class TestResized:
+    @pytest.mark.parametrize("fit", ["squash", "crop"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_rows_keep_their_order_labels_and_ids(self, fit, channels):
+        wide = np.zeros((3, channels, 8, 16), np.uint8)
+        wide[:, :, :, 4:12] = np.array([90, 91, 92], np.uint8)[:, None, None, None]
+        of = ImageSet(wide, np.array([1, 0, 1]), np.array([5, 3, 9]), 2)
+        train = Resized(of=of, size=4, fit=fit).load().train
+        assert train.images.shape == (3, channels, 4, 4)
+        border, middle = train.images[:, 0, 2, 0], train.images[:, -1, 2, 2]
+        assert np.abs(middle.astype(int) - [90, 91, 92]).max() <= (0 if fit == "crop" else 20)
+        assert (border == middle).all() == (fit == "crop")
+        assert train.labels.tolist() == [1, 0, 1]
+        assert train.ids.tolist() == [5, 3, 9]
+
+    def test_many_pixels_become_their_mean(self):
+        grey = np.tile(np.array([[0, 200], [200, 0]], np.uint8), (1, 1, 8, 8))
+        small = Resized(of=ImageSet(grey, np.zeros(1, int), np.zeros(1, int), 1), size=2).load()
+        assert np.abs(small.train.images.astype(int) - 100).max() <= 12
+
+    def test_what_cannot_be_resized_is_refused(self):
+        two = ImageSet(np.zeros((1, 2, 4, 4), np.uint8), np.zeros(1, int), np.zeros(1, int), 1)
+        with pytest.raises(DataError, match="got 2 channels"):
+            Resized(of=two, size=2).load()
+        with pytest.raises(DataError, match="at least 1 pixel; got 0"):
+            Resized(of=two, size=0)

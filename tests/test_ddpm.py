@@ -1,7 +1,7 @@
 """Diffusion: its schedule, its samplers against the mathematics, and its training."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +300,16 @@ def test_training_data_that_cannot_be_used_are_refused() -> None:
         train_ddpm(images()[:, :, :30], TINY, FEW, 0, device="cpu")
     with pytest.raises(DataError, match="3 channels"):
         train_ddpm(images()[:, :1], TINY, FEW, 0, device="cpu")
+    with pytest.raises(DataError, match="crop_pad must be at least 0"):
+        train_ddpm(images(), TINY, replace(FEW, crop_pad=-1), 0, device="cpu")
+
+
+def test_crops_change_what_is_learned() -> None:
+    cropped, plain = (
+        train_ddpm(images(), TINY, recipe, 0, device="cpu").unet.conv_in.weight
+        for recipe in (replace(FEW, crop_pad=4), FEW)
+    )
+    assert not torch.equal(cropped, plain)
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:

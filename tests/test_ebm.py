@@ -1,6 +1,6 @@
 """The energy network against golden values, its fast form against autograd, and its training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +102,10 @@ def images(rows: int = 48) -> np.ndarray:
     return Shapes(kind="pood", train=rows, test=6).load().train.images
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -> None:
-    config, data = EBMConfig(nf=8), images()
-    whole = train_ebm(data, config, TINY, 3, device="cpu")
+@pytest.mark.parametrize("pad", [0, 4])
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path, pad: int) -> None:
+    config, data, recipe = EBMConfig(nf=8), images(), replace(TINY, crop_pad=pad)
+    whole = train_ebm(data, config, recipe, 3, device="cpu")
     path = tmp_path / "training.safetensors"
 
     class Stop(Exception):
@@ -115,11 +116,11 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) 
 
     with pytest.raises(Stop):
         train_ebm(
-            data, config, TINY, 3, device="cpu", checkpoint=path, checkpoint_every=2,
+            data, config, recipe, 3, device="cpu", checkpoint=path, checkpoint_every=2,
             on_progress=stop, progress_every=5,
         )  # fmt: skip
-    assert load_training(path, identity(config, TINY, 3))[1] == 4
-    rest = train_ebm(data, config, TINY, 3, device="cpu", checkpoint=path)
+    assert load_training(path, identity(config, recipe, 3))[1] == 4
+    rest = train_ebm(data, config, recipe, 3, device="cpu", checkpoint=path)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(rest.state_dict()[name], tensor, rtol=0, atol=0)
 
@@ -133,6 +134,17 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     train_ebm(images(), EBMConfig(nf=8), TINY, 0, device="cpu", checkpoint=path)
     with pytest.raises(DataError, match="another seed"):
         train_ebm(images(), EBMConfig(nf=8), TINY, 1, device="cpu", checkpoint=path)
+
+
+def test_crops_change_what_is_learned() -> None:
+    data, cropped = images(), replace(TINY, crop_pad=4)
+    whole, plain = (
+        train_ebm(data, EBMConfig(nf=8), recipe, 3, device="cpu").state_dict()
+        for recipe in (cropped, TINY)
+    )
+    assert not torch.equal(whole["block1.c1.weight"], plain["block1.c1.weight"])
+    with pytest.raises(DataError, match=r"less than a side of the images, 32 px; got 32"):
+        train_ebm(data, EBMConfig(nf=8), replace(TINY, crop_pad=32), 3, device="cpu")
 
 
 def test_training_lowers_the_energy_of_data_below_that_of_noisy_data() -> None:

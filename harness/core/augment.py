@@ -7,11 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.core.errors import DataError
+
 
 def random_flip(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image (B, C, H, W) with probability 1/2."""
     mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device)
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+
+
+def check_crop(pad: int, side: tuple[int, ...]) -> None:
+    """Raise unless images of this height and width can be shifted over a mirrored border."""
+    if not 0 <= pad < min(side):
+        raise DataError(
+            f"crop_pad must be at least 0 and less than a side of the images, {min(side)} px; "
+            f"got {pad}."
+        )
 
 
 def random_crop(x: Tensor, pad: int, rng: np.random.Generator, mode: str = "reflect") -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from harness.core.errors import DataError
+
+Fit = Literal["squash", "crop"]
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -52,12 +55,27 @@ def labelled_files(
     return files, np.repeat(np.arange(len(counts)), counts)
 
 
-def read_images(files: Sequence[Path], size: int | None = None) -> NDArray[np.uint8]:
+def fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """Return an image as a square of ``size`` pixels: squashed whole, or its middle (bilinear)."""
+    if image.size == (size, size):
+        return image
+    if fit == "squash":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    side = min(image.size)
+    left, top = ((whole - side) // 2 for whole in image.size)
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def read_images(
+    files: Sequence[Path], size: int | None = None, fit: Fit = "squash"
+) -> NDArray[np.uint8]:
     """Read images as RGB.
 
     Args:
         files: At least one.
-        size: Side in pixels to which each is squashed (bilinear), or None to keep its size.
+        size: Side in pixels that each gets, or None to keep its size.
+        fit: How; see :func:`fitted`.
 
     Returns:
         uint8 (N, 3, H, W).
@@ -65,10 +83,10 @@ def read_images(files: Sequence[Path], size: int | None = None) -> NDArray[np.ui
     Raises:
         DataError: If a file is no readable 8-bit image, or two differ in size and ``size`` is None.
     """
-    head = _read(files[0], size)
+    head = _read(files[0], size, fit)
     images = np.empty((len(files), 3, *head.shape[:2]), np.uint8)
     for row, path in enumerate(files):
-        pixels = _read(path, size)
+        pixels = _read(path, size, fit)
         if pixels.shape != head.shape:
             raise DataError(
                 f"all images must have one size: {files[0]} has {_side(head)} pixels, "
@@ -82,16 +100,14 @@ def _side(pixels: NDArray[np.uint8]) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
 
 
-def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
+def _read(path: Path, size: int | None, fit: Fit) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I") or image.mode == "F":
                 # Pillow would cut such values off at 255 instead of scaling them.
                 raise DataError(f"{path} has more than 8 bits per channel; convert it to 8 bits.")
             pixels = image.convert("RGB")
-            if size is not None and pixels.size != (size, size):
-                pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(pixels)
+            return np.asarray(pixels if size is None else fitted(pixels, size, fit))
     # Pillow reports damage with all of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is no readable image: {error}") from error

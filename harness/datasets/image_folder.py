@@ -13,7 +13,7 @@ from harness.core.data import Dataset
 from harness.core.errors import DataError
 from harness.core.protocols import DATASETS
 from harness.datasets._common import make_dataset
-from harness.datasets._images import class_folders, labelled_files, read_images
+from harness.datasets._images import Fit, class_folders, labelled_files, read_images
 
 
 @DATASETS.register()
@@ -26,12 +26,15 @@ class ImageFolder:
 
     Attributes:
         path: The folder.
-        size: Side in pixels to which each image is squashed (bilinear); None keeps their size,
-            which must then be one for all.
+        size: Side in pixels that each image gets (bilinear); None keeps their size, which must
+            then be one for all.
+        fit: ``squash`` the whole image into the square, or ``crop`` the largest square from its
+            middle.
     """
 
     path: Path
     size: int | None = None
+    fit: Fit = "squash"
 
     example: ClassVar[Mapping[str, Any] | None] = None
 
@@ -45,7 +48,7 @@ class ImageFolder:
         names = class_folders(train_folder)
         files, labels = labelled_files(train_folder, names)
         if test_folder is None:
-            images = read_images(files, self.size)
+            images = read_images(files, self.size, self.fit)
             return make_dataset(images, labels, images[:0], labels[:0], names)
         test_names = class_folders(test_folder)
         if test_names != names:
@@ -56,7 +59,7 @@ class ImageFolder:
             )
         test_files, test_labels = labelled_files(test_folder, names)
         # Read together, so that a size that differs between the two is found as well.
-        images = read_images(files + test_files, self.size)
+        images = read_images(files + test_files, self.size, self.fit)
         train, test = np.split(images, [len(files)])
         return make_dataset(train, labels, test, test_labels, names)
 
