@@ -65,4 +65,5 @@ def movement(before: ImageSet, after: ImageSet, poison_ids: NDArray[np.int64]) -
         clean_l2=mean(~poisoned),
         poison_l2=mean(poisoned),
         poison_kept=int(poisoned.sum()),
+        poison_changed=int((poisoned & changed).sum()),
     )

@@ -66,7 +66,10 @@ def metrics_of(record: TrialRecord) -> dict[str, float]:
         l2 = {"l2_clean": moved.clean_l2, "l2_poison": moved.poison_l2}
         metrics |= {name: value for name, value in l2.items() if value is not None}
         metrics["rows_kept"] = float(moved.rows_out)
+        metrics["rows_changed"] = float(moved.rows_changed)
         metrics["poison_kept"] = float(moved.poison_kept)
+        if moved.poison_changed is not None:
+            metrics["poison_changed"] = float(moved.poison_changed)
     for stage, cost in record.stages.items():
         metrics[f"seconds_{stage}"] = cost.seconds
         metrics[f"peak_mib_{stage}"] = cost.peak_mib

@@ -67,7 +67,8 @@ def record(
         ),
         "poisons": 0 if attack == "none" else 50,
         "train_rows": 500,
-        "movement": movement or Movement(500, 500, moved, distance, 2 * distance, 50),
+        "movement": movement
+        or Movement(500, 500, moved, distance, 2 * distance, 50, min(moved, 50)),
         "curves": {"loss": [2.0, 1.0 + correct / 1e4], "rows": [500, 500]},
         "stages": {"train": Stage(40.0, 900.0), "purify": Stage(20.0 if moved else 0.0, 100.0)},
         "environment": {"python": "3.11.7", "torch": "2.11.0", "threads": 1},

@@ -55,6 +55,7 @@ def test_movement_by_hand() -> None:
     images[2, :, :, :] = 255  # row 1: all 12 values by one
     moved = movement(before, kept.with_images(images), np.array([2, 3]))
     assert (moved.rows_in, moved.rows_out, moved.rows_changed, moved.poison_kept) == (4, 3, 2, 1)
+    assert moved.poison_changed == 1  # row 3, one of the two that changed
     assert moved.poison_l2 == pytest.approx(0.2)
     assert moved.clean_l2 == pytest.approx(12**0.5 / 2)  # rows 0 and 1
     assert not moved.nothing_moved
@@ -65,4 +66,5 @@ def test_movement_of_nothing() -> None:
     moved = movement(before, before, np.empty(0, np.int64))
     assert moved.nothing_moved
     assert (moved.clean_l2, moved.poison_l2, moved.poison_kept) == (0.0, None, 0)
+    assert moved.poison_changed == 0
     assert not movement(before, before.take([0]), np.empty(0, np.int64)).nothing_moved

@@ -46,6 +46,9 @@ class Movement:
         clean_l2, poison_l2: Mean L2 distance of a row to itself before, in units of [0, 1], over
             the rows the attacker left alone and over those it changed; None without such rows.
         poison_kept: Poisoned rows still there.
+        poison_changed: Those of them of which a byte changed; with ``rows_changed`` it says how
+            well a defense that changes or drops some rows found the poisons. None in records of
+            versions that did not count it.
     """
 
     rows_in: int
@@ -54,6 +57,7 @@ class Movement:
     clean_l2: float | None
     poison_l2: float | None
     poison_kept: int
+    poison_changed: int | None = None
 
     @property
     def nothing_moved(self) -> bool:

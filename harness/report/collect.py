@@ -194,6 +194,7 @@ def _trial_columns(trial: Trial) -> dict[str, Any]:
         "rows_out": move.rows_out if move else None,
         "rows_changed": move.rows_changed if move else None,
         "poison_kept": move.poison_kept if move else None,
+        "poison_changed": move.poison_changed if move else None,
         "clean_l2": move.clean_l2 if move else None,
         "poison_l2": move.poison_l2 if move else None,
         **stages,

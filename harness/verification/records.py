@@ -64,6 +64,12 @@ def _contradictions(record: TrialRecord) -> Iterator[str]:
         counts.append(("train_rows", record.train_rows, "movement.rows_in", move.rows_in))
         if move.poison_kept > record.poisons:
             yield f"{move.poison_kept} poisoned rows were kept, of {record.poisons}"
+        moved = move.poison_changed or 0
+        if moved > min(move.poison_kept, move.rows_changed):
+            yield (
+                f"{moved} poisoned rows were changed, of {move.poison_kept} kept and "
+                f"{move.rows_changed} changed"
+            )
     for name, said, other, found in counts:
         if said != found:
             yield f"{name} is {said}, and {other} is {found}"
