@@ -126,7 +126,9 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
         print(_raise_peak(arguments, cases))
         return
     began = _load()
-    peaks = {name: peak(device, dtype) for name, dtype in TYPES.items()}
+    # Without hardware for it, bf16 is emulated: such a peak means nothing, and takes minutes.
+    native = {torch.float32, pick_dtype("auto", device)}
+    peaks = {name: peak(device, dtype) for name, dtype in TYPES.items() if dtype in native}
     found = [_measure(i, case, arguments, peaks) for i, case in enumerate(cases(arguments))]
     result = {
         "benchmark": name,
@@ -247,7 +249,7 @@ def _figures(form: Form, found: _Times, peaks: dict[str, float]) -> dict[str, An
         "spread": (max(found.seconds) - min(found.seconds)) / median,
         "gflop": found.flop / form.count / 1e9,
     }  # fmt: skip
-    if form.precision and found.flop:
+    if form.precision in peaks and found.flop:
         work = statistics.median(found.cpu)
         figures["share_of_peak"] = found.flop / work / peaks[form.precision]
     return figures

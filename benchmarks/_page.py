@@ -35,7 +35,7 @@ def _section(result: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{where}, {machine['threads']} of {machine['cores']} cores{load}; "
         f"torch {machine['torch']}, python {machine['python']}, commit `{machine['commit']}`; "
-        f"peaks {peaks['fp32']:,.0f} (fp32) and {peaks['bf16']:,.0f} (bf16) GFLOP/s"
+        f"peaks {' and '.join(f'{v:,.0f} ({k})' for k, v in peaks.items())} GFLOP/s"
         + (" per core" if machine["device"] == "cpu" else "")
         + f"; medians of {result['arguments']['repeats']}."
     )
