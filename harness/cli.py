@@ -240,7 +240,7 @@ def demo(out: Path, train: bool, in_process: bool, store: str | None, no_trackin
     from harness.study import read_study
     from harness.sweeps import path_of, trained_as
 
-    retrained = (f"defenses.0.ebm={json.dumps(trained_as('shapes_ebm'))}",) if train else ()
+    retrained = (f"defenses.0.ebm={json.dumps(trained_as('shapes_24px_ebm'))}",) if train else ()
     study = read_study(path_of("demo"), retrained)
     sys.exit(
         execute(

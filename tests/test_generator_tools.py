@@ -36,6 +36,7 @@ from harness.poisons import changed_rows
 from tests.tiny import EBM as TINY_EBM
 from tests.tiny import CommandLine, component, workshop
 
+COME_WITH_THE_PACKAGE = ["shapes_24px_ebm", "shapes_ebm"]
 SHIPPED = sweeps.folder() / "weights" / "shapes_ebm"
 SHAPES = "{name: shapes, train: 60, test: 40}"
 SMALL = UNetConfig(block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=8)
@@ -65,15 +66,16 @@ def test_those_in_the_store_and_those_shipped_are_listed(tmp_path: Path) -> None
     broken.mkdir()
     (broken / "artifact.json").write_text("{}")
     found = list_generators(Store(tmp_path / "store"))
-    assert [item["origin"] for item in found] == ["store", "store", "shipped"]
-    here, bad, shipped = sorted(found[:2], key=lambda i: "error" in i) + found[2:]
+    assert [item["origin"] for item in found] == ["store", "store", "shipped", "shipped"]
+    here, bad, *shipped = sorted(found[:2], key=lambda i: "error" in i) + found[2:]
     assert (here["kind"], here["dataset"], here["trained"]["nf"]) == ("ebm", "shapes", 8)
     assert here["digest"] == file_digest(Path(here["path"]))
     assert "is no trained generator" in bad["error"]
-    assert (shipped["name"], shipped["parameters"]) == ("shapes_ebm", 66_848)
+    assert [item["name"] for item in shipped] == COME_WITH_THE_PACKAGE
+    assert all(item["parameters"] == 66_848 for item in shipped)
     json.dumps(found)
-    assert generators_table(found).row_count == 3
-    assert [i["name"] for i in list_generators(Store(tmp_path / "none"))] == ["shapes_ebm"]
+    assert generators_table(found).row_count == 4
+    assert [i["name"] for i in list_generators(Store(tmp_path / "none"))] == COME_WITH_THE_PACKAGE
 
 
 def test_a_description_says_what_it_is_and_on_what_it_was_trained(tmp_path: Path) -> None:
@@ -278,8 +280,9 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     cli = CommandLine(monkeypatch, capsys)
     weights = sweeps.folder() / "weights" / "shapes_ebm"
     assert cli("generators", "ls", "--store", "store", "--json") == 0
-    [shipped] = json.loads(cli.out)
-    assert (shipped["name"], shipped["kind"], shipped["origin"]) == ("shapes_ebm", "ebm", "shipped")
+    listed = json.loads(cli.out)
+    assert [item["name"] for item in listed] == COME_WITH_THE_PACKAGE
+    assert {(item["kind"], item["origin"]) for item in listed} == {("ebm", "shipped")}
     assert cli("generators", "describe", weights) == 0
     assert "shapes" in cli.out
     data = "{name: shapes, train: 60, test: 20}"

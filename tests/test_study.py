@@ -397,7 +397,7 @@ def test_studies_of_the_package_are_valid(name) -> None:
 def test_the_demo_can_train_its_generator() -> None:
     loaded, trained = (
         read_study(path_of("demo"), overrides)
-        for overrides in ([], [f"defenses.0.ebm={json.dumps(trained_as('shapes_ebm'))}"])
+        for overrides in ([], [f"defenses.0.ebm={json.dumps(trained_as('shapes_24px_ebm'))}"])
     )
     assert set(loaded.defenses[1].params["ebm"]) == {"path"}
     assert trained.defenses[1].params["ebm"]["name"] == "ebm"
