@@ -68,7 +68,7 @@ def train_heads(
     start = _fresh(features, num_classes, rngs) if initial is None else initial
     weight, bias = start.weight.clone(), start.bias.clone()
     # SGD and Adam work element by element, so that stacked heads do not see each other.
-    optimizer = make_optimizer([weight, bias], recipe)
+    optimizer = make_optimizer([weight, bias], recipe, axes=2)
     head = torch.arange(len(rngs), device=features.device)[:, None]
     for epoch in range(recipe.epochs):
         order = np.stack([rng.permutation(rows.shape[1]) for rng in rngs])

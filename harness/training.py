@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.core.augment import random_crop, random_flip
+from harness.core.augment import random_crop, random_cutout, random_flip
 from harness.core.data import ImageSet
 from harness.core.device import channels_last, pick_dtype
 from harness.core.errors import DataError
@@ -169,24 +169,36 @@ def fit(
     return Predictor(model.eval(), dtype)
 
 
-def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser of these parameters."""
+def make_optimizer(
+    parameters: Sequence[Tensor], recipe: Recipe, axes: int = 1
+) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of these parameters.
+
+    Args:
+        parameters: What it updates.
+        recipe: Its kind and numbers.
+        axes: Most axes of a bias, a shift or a scale; one more where several are stacked.
+    """
+    groups: list[dict[str, Any]]
+    groups = [{"params": list(parameters), "weight_decay": recipe.weight_decay}]
+    if recipe.decayed == "weights":
+        groups[0]["params"] = [p for p in parameters if p.ndim > axes]
+        groups.append({"params": [p for p in parameters if p.ndim <= axes], "weight_decay": 0.0})
     if recipe.optimizer == "adam":
-        betas = (recipe.momentum, 0.999)
-        return Adam(
-            parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, foreach=True
-        )
+        return Adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), foreach=True)
     return SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0, foreach=True,
+        groups, lr=recipe.lr, momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0, foreach=True,
     )  # fmt: skip
 
 
 def augment(x: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """Flip and crop a batch as the recipe says; channels-last."""
+    """Flip, crop and cut a batch as the recipe says; channels-last."""
     if recipe.flip:
         x = random_flip(x, rng)
-    x = random_crop(x, recipe.crop_pad, rng)
+    mode = "reflect" if recipe.border == "reflect" else "constant"
+    x = random_crop(x, recipe.crop_pad, rng, mode)
+    x = random_cutout(x, recipe.cutout, rng)
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -34,15 +34,17 @@ def alone(
     """Train one torch layer with autograd; the reference."""
     layer = torch.nn.Linear(features.shape[1], 3, dtype=features.dtype)
     layer.load_state_dict({"weight": start.weight[index], "bias": start.bias[index]})
+    bias_decay = 0.0 if recipe.decayed == "weights" else recipe.weight_decay
+    groups = [
+        {"params": [layer.weight], "weight_decay": recipe.weight_decay},
+        {"params": [layer.bias], "weight_decay": bias_decay},
+    ]
     if recipe.optimizer == "adam":
-        optimizer = torch.optim.Adam(
-            layer.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
+        optimizer = torch.optim.Adam(groups, lr=recipe.lr)
     else:
         optimizer = torch.optim.SGD(
-            layer.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=True,
-            weight_decay=recipe.weight_decay,
-        )  # fmt: skip
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
+        )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones))
     rng = stream(seed, "head")
     for _ in range(recipe.epochs):
@@ -61,6 +63,7 @@ def alone(
     QUICK,
     replace(QUICK, label_smoothing=0.2, weight_decay=0.0),
     replace(QUICK, optimizer="sgd", momentum=0.5),
+    replace(QUICK, optimizer="sgd", momentum=0.5, nesterov=False, decayed="weights"),
 ])  # fmt: skip
 def test_heads_trained_together_are_torch_layers_trained_alone(recipe: Recipe) -> None:
     sets = [blobs(seed=s) for s in range(4)]

@@ -159,6 +159,9 @@ def test_a_recipe_by_name() -> None:
     assert set(Recipe.presets) > {"scratch_200", "linear_40", "fine_tune_60"}
     for name, preset in Recipe.presets.items():
         assert max(preset.milestones) < preset.epochs, name
+    scratch, epic = Recipe.presets["scratch_80"], Recipe.presets["epic_200"]
+    assert (scratch.nesterov, scratch.border, scratch.decayed) == (False, "black", "all")
+    assert (epic.nesterov, epic.milestones, epic.decayed) == (True, (100, 150), "weights")
     with pytest.raises(UsageError, match=r"no preset 'scratch_8'\. Did you mean 'scratch_80'"):
         recipe(preset="scratch_8")
 

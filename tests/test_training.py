@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from harness.classifiers.hlb_xs import HlbXs
-from harness.core.augment import random_crop, random_flip
+from harness.core.augment import random_crop, random_cutout, random_flip
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
 from harness.core.recipe import Recipe
 from harness.core.seeds import stream
 from harness.datasets.shapes import Shapes
-from harness.training import Predictor, build_model, fit
+from harness.training import Predictor, augment, build_model, fit, make_optimizer
 
 NET = HlbXs(widths=(8, 16, 16), recipe=Recipe(epochs=2, lr=0.1, crop_pad=2))
 DATA = Shapes(train=300, test=100).load()
@@ -107,6 +107,48 @@ def test_augmentation_moves_whole_images() -> None:
     cropped = random_crop(x, 2, stream(0))
     for index, image in enumerate(cropped):
         assert any(torch.equal(image, w[index]) for w in windows)
+    black = torch.nn.functional.pad(x + 1, (2, 2, 2, 2))
+    windows = [black[:, :, dy : dy + 8, dx : dx + 8] for dy in range(5) for dx in range(5)]
+    for index, image in enumerate(random_crop(x + 1, 2, stream(0), "constant")):
+        assert any(torch.equal(image, w[index]) for w in windows)
+
+
+def test_cutout_paints_one_square_with_the_mean_colour() -> None:
+    x = torch.arange(60 * 3 * 8 * 8).float().view(60, 3, 8, 8)
+    cut = random_cutout(x, 4, stream(0))
+    mean, corners = x.mean((0, 2, 3)), set()
+    for before, after in zip(x, cut, strict=True):
+        rows, columns = torch.nonzero((before != after).all(0), as_tuple=True)
+        height, width = (int(i.max() - i.min()) + 1 for i in (rows, columns))
+        assert len(rows) == height * width  # one rectangle, cut off where it leaves the image
+        assert 2 <= height <= 4 and 2 <= width <= 4
+        assert torch.equal(after[:, rows, columns], mean[:, None].expand(-1, len(rows)))
+        corners.add((int(rows.min()), int(columns.min())))
+    assert len(corners) > 20
+    assert random_cutout(x, 0, stream(0)) is x
+
+
+def test_recipes_augment_as_they_say() -> None:
+    x = torch.ones((40, 3, 8, 8))
+    plain = Recipe(flip=False, crop_pad=0)
+    assert torch.equal(augment(x, plain, stream(0)), x)
+    assert (augment(x, replace(plain, crop_pad=2, border="black"), stream(0)) == 0).any()
+    assert torch.equal(augment(x, replace(plain, crop_pad=2), stream(0)), x)
+    ramp = torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(40, 3, 8, 8)
+    assert not torch.equal(augment(ramp, replace(plain, cutout=3), stream(0)), ramp)
+
+
+def test_biases_and_norms_can_be_left_without_decay() -> None:
+    model = build_model(NET.build, 10, DATA.train.image_shape, stream(0))
+    both = make_optimizer(list(model.parameters()), Recipe(decayed="weights")).param_groups
+    assert [group["weight_decay"] for group in both] == [5e-4, 0.0]
+    names = {id(p): name for name, p in model.named_parameters()}
+    free = {names[id(p)].rsplit(".", 1)[1] for p in both[1]["params"] if p.ndim == 1}
+    assert free == {"weight", "bias"}  # of norms, and of the stem
+    assert all(p.ndim > 1 for p in both[0]["params"])
+    assert sum(len(group["params"]) for group in both) == len(names)
+    [one] = make_optimizer(list(model.parameters()), Recipe(nesterov=False)).param_groups
+    assert (one["nesterov"], one["weight_decay"]) == (False, 5e-4)
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:

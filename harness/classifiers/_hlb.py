@@ -102,7 +102,7 @@ def hlb_net(
 
 def decoupled_recipe(
     lr: float, weight_decay: float, *, momentum: float, epochs: int, batch_size: int,
-    crop_pad: int, warmup: float = 0.2,
+    crop_pad: int, cutout: int = 0, warmup: float = 0.2,
 ) -> Recipe:  # fmt: skip
     """Return the recipe that airbench's decoupled numbers stand for.
 
@@ -114,7 +114,8 @@ def decoupled_recipe(
 
     Args:
         lr, weight_decay: In airbench's units.
-        momentum, epochs, batch_size, crop_pad, warmup: See :class:`harness.core.recipe.Recipe`.
+        momentum, epochs, batch_size, crop_pad, cutout, warmup: See
+            :class:`harness.core.recipe.Recipe`.
 
     >>> recipe = decoupled_recipe(
     ...     11.5, 0.0153, momentum=0.85, epochs=10, batch_size=1024, crop_pad=2)
@@ -125,4 +126,5 @@ def decoupled_recipe(
     return Recipe(
         epochs=epochs, batch_size=batch_size, lr=lr * batch_size / step, momentum=momentum,
         weight_decay=weight_decay / lr, label_smoothing=0.2, warmup=warmup, crop_pad=crop_pad,
+        cutout=cutout,
     )  # fmt: skip

@@ -21,7 +21,7 @@ class HlbL:
     12,721,232 weights for 10 classes, of which 3,480 are scales of batch normalisation that stay 1.
     It is the net that was meant: a typing error in the published code builds ``hlb_s`` under this
     name. Groups and running statistics are those of airbench96. The recipe is the paper's without
-    the higher rate of the normalisation's shifts and without cutout of 12 px.
+    the higher rate of the normalisation's shifts.
 
     Attributes:
         widths: Channels of the three groups.
@@ -31,7 +31,7 @@ class HlbL:
     widths: tuple[int, int, int] = (128, 512, 512)
     recipe: Recipe = field(
         default_factory=lambda: decoupled_recipe(
-            9.0, 0.0153, momentum=0.85, epochs=40, batch_size=128, crop_pad=4
+            9.0, 0.0153, momentum=0.85, epochs=40, batch_size=128, crop_pad=4, cutout=12
         )
     )  # fmt: skip
 

@@ -44,3 +44,25 @@ def random_crop(x: Tensor, pad: int, rng: np.random.Generator, mode: str = "refl
     image = torch.arange(len(x), device=x.device)[:, None, None]
     # Indices around the channel axis move it last: (B, H, W, C), which is channels-last in memory.
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_cutout(x: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """Paint a square of each image (B, C, H, W) over with the batch's mean colour.
+
+    Its centre is any pixel, so that part of it may lie outside (DeVries and Taylor, arXiv
+    1708.04552).
+
+    Args:
+        x: Images.
+        side: Of the square, in pixels; 0 paints nothing.
+        rng: Source of the places.
+    """
+    if side == 0:
+        return x
+    height, width = x.shape[2:]
+    first = rng.integers(0, [[height], [width]], size=(2, len(x))) - side // 2
+    top, left = torch.from_numpy(first).to(x.device)[:, :, None]
+    rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+    inside = ((rows >= top) & (rows < top + side))[:, None, :, None]
+    inside = inside & ((columns >= left) & (columns < left + side))[:, None, None, :]
+    return torch.where(inside, x.mean((0, 2, 3), keepdim=True), x)

@@ -19,17 +19,23 @@ class Recipe:
     Attributes:
         epochs: Passes over the training rows.
         batch_size: Rows per update; the last, smaller batch of an epoch is trained on too.
-        optimizer: ``sgd`` with Nesterov momentum, or ``adam``.
+        optimizer: ``sgd`` or ``adam``.
         lr: Peak learning rate.
         momentum: Of SGD; the first beta of Adam.
-        weight_decay: L2 penalty on all weights.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: L2 penalty.
+        decayed: What it is on: ``all`` parameters, or ``weights`` without biases and the shifts and
+            scales of normalisation.
         label_smoothing: Share of the label spread over all classes, in [0, 1).
         schedule: ``one_cycle`` (linear up over ``warmup``, linear down to 0) or ``multistep``
             (times 0.1 at each of ``milestones``).
         warmup: Share of all updates in which the rate rises; one_cycle only.
         milestones: Epochs; multistep only.
         flip: Mirror each image with probability 1/2.
-        crop_pad: Pixels of reflected border from which a random crop is taken; 0 is no crop.
+        crop_pad: Pixels of border from which a random crop is taken; 0 is no crop.
+        border: What the border shows: the image reflected, or ``black``.
+        cutout: Side in pixels of a square at a random place that is painted over with the batch's
+            mean colour (arXiv 1708.04552); 0 is none.
         precision: Type of activations; ``auto`` is bf16 where the hardware multiplies it.
     """
 
@@ -38,13 +44,17 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.3
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
+    decayed: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.1
     schedule: Literal["one_cycle", "multistep"] = "one_cycle"
     warmup: float = 0.25
     milestones: tuple[int, ...] = ()
     flip: bool = True
     crop_pad: int = 4
+    border: Literal["reflect", "black"] = "reflect"
+    cutout: int = 0
     precision: Precision = "auto"
 
     presets: ClassVar[dict[str, Recipe]] = {}  # below, by name
@@ -57,8 +67,10 @@ class Recipe:
             )
         if not 0 <= self.label_smoothing < 1:
             raise DataError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing}.")
-        if not 0 <= self.warmup < 1 or self.crop_pad < 0:
-            raise DataError("warmup must lie in [0, 1), and crop_pad must not be negative.")
+        if not 0 <= self.warmup < 1 or min(self.crop_pad, self.cutout) < 0:
+            raise DataError(
+                "warmup must lie in [0, 1), and crop_pad and cutout must not be negative."
+            )
 
     def rate(self, progress: float, epoch: int) -> float:
         """Return the learning rate after the share ``progress`` of all updates.
@@ -83,14 +95,18 @@ def _steps(epochs: int, *milestones: int, **others: Any) -> Recipe:
 
 
 _PLAIN: dict[str, Any] = {"flip": False, "crop_pad": 0}
+_PUREGEN: dict[str, Any] = {"nesterov": False, "border": "black"}
 
 Recipe.presets |= {
-    # PureGen's (arXiv 2405.18627, appendix; its configuration file). There SGD without Nesterov
-    # momentum, and crops with a black border instead of a reflected one.
-    "scratch_200": _steps(200, 100, 150),
-    "scratch_80": _steps(80, 30, 50, 70),
+    # PureGen's (arXiv 2405.18627, appendix; its configuration file). CIFAR-10 and CINIC-10 alike.
+    "scratch_200": _steps(200, 100, 150, **_PUREGEN),
+    "scratch_80": _steps(80, 30, 50, 70, **_PUREGEN),
     "linear_40": _steps(40, 15, 25, 35, batch_size=64, optimizer="adam", **_PLAIN),
     "fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, **_PLAIN),
+    "narcissus_fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, border="black"),
+    # EPIC's (arXiv 2208.03651) and FRIENDS' (arXiv 2208.10224).
+    "epic_200": _steps(200, 100, 150, decayed="weights", border="black"),
+    "friends_200": _steps(200, 100, 150, decayed="weights", border="black"),
     # Bullseye Polytope's own (arXiv 2005.00191).
     "linear_60": _steps(60, 30, 45, batch_size=64, optimizer="adam", weight_decay=0.0, **_PLAIN),
     # Witches' Brew's (arXiv 2009.02276).
