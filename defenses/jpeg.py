@@ -33,7 +33,7 @@ class Jpeg:
     """Encodes every training image once as JPEG and decodes it again.
 
     Attributes:
-        quality: libjpeg quality, 1..95; the paper reports 25, 50, 75 and 85.
+        quality: libjpeg quality, 1..100; the paper reports 25, 50, 75 and 85.
         subsampling: Chroma subsampling; 4:2:0 is what image libraries do unless told otherwise.
     """
 
@@ -44,8 +44,8 @@ class Jpeg:
     example: ClassVar[Mapping[str, Any]] = {"quality": 50}
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 95:
-            raise DataError(f"quality must lie in 1..95; got {self.quality}.")
+        if not 1 <= self.quality <= 100:
+            raise DataError(f"quality must lie in 1..100; got {self.quality}.")
 
     def check(self, train: ImageSet) -> None:
         """Accept grey and colour images."""
