@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from harness.core.errors import UsageError
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
+from harness.purify.sources import open_source
 from tests.tiny import EBM, CommandLine
 
 JPEG = "{name: jpeg, quality: 30}"
@@ -148,6 +151,39 @@ def test_a_table(cli, tmp_path, nested) -> None:
     wanted = expected(images, {"name": "jpeg", "quality": 30})
     for bytes_, image in zip(raw, wanted, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(bytes_))), image)
+
+
+@pytest.mark.parametrize("kind", ["compressed npz", "parquet of one row group"])
+def test_chunks_are_read_one_by_one_in_any_order(tmp_path, kind) -> None:
+    """A chunk takes memory of its own size, however the file is packed."""
+    images = np.random.default_rng(0).integers(0, 256, (6000, 32, 32, 3), np.uint8)
+    if kind == "parquet of one row group":
+        path, names = tmp_path / "in.parquet", [f"{n}.png" for n in range(6000)]
+        table = pa.table({"image": [png(image) for image in images], "name": names})
+        pq.write_table(table, path, row_group_size=6000)
+        assert pq.ParquetFile(path).num_row_groups == 1
+        del table
+    else:
+        path = tmp_path / "in.npz"
+        np.savez_compressed(path, images=images)
+    source, before = open_source(str(path)), pa.total_allocated_bytes()
+    tracemalloc.start()
+    for start in (0, 256, 2560, 512):  # a worker that takes over goes back
+        rows = source.read(start, start + 256)
+        wanted = images[start : start + 256].transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(np.stack(rows), wanted)
+        assert pa.total_allocated_bytes() - before < 9 * 2**20  # of 18 MiB
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 9 * 2**20
+
+
+def test_a_packed_array_in_fortran_order_is_refused(tmp_path) -> None:
+    np.savez_compressed(tmp_path / "in.npz", images=np.asfortranarray(pictures(4)))
+    with pytest.raises(UsageError, match="compressed and in Fortran order"):
+        open_source(str(tmp_path / "in.npz"))
+    np.savez(tmp_path / "plain.npz", images=np.asfortranarray(pictures(4)))
+    assert len(open_source(str(tmp_path / "plain.npz"))) == 4
 
 
 @pytest.mark.usefixtures("small_chunks")

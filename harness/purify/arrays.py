@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import struct
 import zipfile
@@ -45,7 +46,14 @@ class ArraySource:
         self.column = _choose(headers, column, path)
         self.shape, self.last = _layout(headers[self.column][0], self.column)
         self.info = next(i for i in self.members if i.filename == f"{self.column}.npy")
-        self._rows: NDArray[np.uint8] | None = None
+        if self.info.compress_type != zipfile.ZIP_STORED and self._in_fortran_order():
+            raise UsageError(
+                f"{self.column!r} of {str(path)!r} is compressed and in Fortran order, so that no "
+                "part of it can be read alone; save it with np.ascontiguousarray, or with np.savez."
+            )
+        self._mapped: NDArray[np.uint8] | None = None
+        self._stream: IO[bytes] | None = None
+        self._begin = 0  # of the first row in the stream
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -67,18 +75,41 @@ class ArraySource:
 
     def read(self, start: int, stop: int) -> list[Image]:
         """Return the rows."""
-        if self._rows is None:
-            self._rows = self._open()
-        rows = self._rows[start:stop]
+        if self.info.compress_type == zipfile.ZIP_STORED:
+            if self._mapped is None:
+                self._mapped = self._map()
+            rows = self._mapped[start:stop]
+        else:
+            rows = self._unpack(start, stop)
         if self.last:
             rows = rows.transpose(0, 3, 1, 2)
         return list(np.array(rows))
 
-    def _open(self) -> NDArray[np.uint8]:
-        """Map the array into memory where the file holds it as it is, else read it."""
-        if self.info.compress_type != zipfile.ZIP_STORED:
-            with np.load(self.path, allow_pickle=False) as archive:
-                return archive[self.column]  # type: ignore[no-any-return]
+    def _in_fortran_order(self) -> bool:
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.info.filename) as handle:
+            return _read_header(handle)[1]
+
+    def _unpack(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Read rows of a compressed array; those before them are unpacked on the way, and dropped.
+
+        Chunks come in ascending order, so that each worker unpacks the file about once.
+        """
+        if self._stream is None:
+            archive = zipfile.ZipFile(self.path)  # open as long as this source is
+            self._stream = archive.open(self.info.filename)
+            _read_header(self._stream)
+            self._begin = self._stream.tell()
+        size = math.prod(self.shape[1:])
+        place = self._begin + start * size
+        if place < self._stream.tell():
+            self._stream.seek(0)
+        while (ahead := place - self._stream.tell()) > 0:  # seek() would take 16 MiB at a time
+            self._stream.read(min(ahead, 1 << 20))
+        data = self._stream.read((stop - start) * size)
+        return np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:])
+
+    def _map(self) -> NDArray[np.uint8]:
+        """Map an array into memory that the file holds as it is."""
         with self.path.open("rb") as handle:
             handle.seek(self.info.header_offset)
             name, extra = struct.unpack("<26x2H", handle.read(30))

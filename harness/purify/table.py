@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
 from harness.purify.sources import Image, part_path
 
+AT_ONCE = 256  # rows
 NAMES = ("image", "img", "images", "bytes")
 
 
@@ -51,6 +53,7 @@ class TableSource:
         self.column = wanted[0]
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.ends = np.cumsum(counts)
+        self._walks: dict[tuple[str, ...] | None, _Walk] = {}
         if not len(self):
             raise UsageError(f"{str(path)!r} has no row.")
 
@@ -78,11 +81,12 @@ class TableSource:
         return found
 
     def _rows(self, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
-        """Return some rows, reading no more row groups than they lie in."""
-        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
-        table = self.file.read_row_groups(list(range(first, last + 1)), columns)
-        begins = int(self.ends[first - 1]) if first else 0
-        return table.slice(start - begins, stop - start)
+        """Return some rows."""
+        key = tuple(columns) if columns else None
+        walk = self._walks.get(key)
+        if walk is None or walk.position > start:
+            walk = self._walks[key] = _Walk(self.path, self.ends, start, columns)
+        return walk.rows(start, stop)
 
     def read(self, start: int, stop: int) -> list[Image]:
         """Return the rows as RGB."""
@@ -121,6 +125,40 @@ class TableSource:
                 rows = self._rows(start, min(start + chunk, len(self)))
                 done = pq.read_table(part_path(parts, start, ".parquet")).column(0)
                 writer.write_table(rows.set_column(place, self.schema.field(place), done))
+
+
+class _Walk:
+    """Rows of a file, in their order, a few at a time, however many a row group has.
+
+    Writers often put all rows into one group; to read it for each chunk would take the memory of
+    the whole column, and time that grows with the square of its length.
+    """
+
+    def __init__(
+        self, path: Path, ends: NDArray[np.int64], start: int, columns: list[str] | None
+    ) -> None:
+        first = int(np.searchsorted(ends, start, side="right"))
+        self.position = int(ends[first - 1]) if first else 0
+        # Unbuffered, pages are read as they are needed.
+        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+        groups = list(range(first, len(ends)))
+        self._batches = file.iter_batches(AT_ONCE, row_groups=groups, columns=columns)
+        self._read: list[pa.RecordBatch] = []  # from ``position`` on
+        self._ahead = self.position  # of the next batch
+
+    def rows(self, start: int, stop: int) -> pa.Table:
+        """Return rows at or behind those that were returned last."""
+        while self._ahead < stop:
+            self._drop(start)
+            self._read.append(next(self._batches))
+            self._ahead += len(self._read[-1])
+        self._drop(start)
+        return pa.Table.from_batches(self._read).slice(start - self.position, stop - start)
+
+    def _drop(self, start: int) -> None:
+        """Let go of batches that lie before a row; a slice of one would keep all of it."""
+        while self._read and self.position + len(self._read[0]) <= start:
+            self.position += len(self._read.pop(0))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
