@@ -19,6 +19,20 @@ use_threads(1)
 prepare(local=True)  # before any test imports ray, which reads it then
 
 
+# Files that take longest, most of them for few tests. Begun last, one would run alone while the
+# other processes have nothing left to do.
+LONG = (
+    "test_effects", "test_search", "test_benchmarks", "test_craft_on_ray", "test_study_on_ray",
+    "test_purify", "test_status", "test_defense_effects", "test_tracking", "test_conformance",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files that take long begin first."""
+    first = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One local Ray of two CPUs for all tests: it takes seconds to start."""

@@ -104,7 +104,7 @@ def test_describe(cli) -> None:
     assert cli("describe", "classifiers", "hlb_xs", "--json") == 0
     described = json.loads(cli.out)
     assert (described["kind"], described["module"]) == ("classifier", "harness.classifiers.hlb_xs")
-    [widths, recipe] = described["parameters"]
+    [widths, _, recipe] = described["parameters"]
     assert widths["default"] == [32, 64, 64]
     assert {p["name"]: p["default"] for p in recipe["parameters"]}["epochs"] == 12
 
