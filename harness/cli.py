@@ -42,7 +42,7 @@ from harness.leaderboard import commands as leaderboard_commands
 EXAMPLES = """
 \b
 Examples:
-  puregen-bench demo                          a study in three minutes, nothing to download
+  puregen-bench demo                          a study in minutes, nothing to download
   puregen-bench ls attacks                    what there is
   puregen-bench describe attack narcissus     its parameters
   puregen-bench plan sweeps/narcissus_cpu.yaml
@@ -231,7 +231,7 @@ def _report(folder: Path, console: Console) -> Any:
 @store_option
 @click.option("--no-tracking", is_flag=True, help="Keep records on disk only.")
 def demo(out: Path, train: bool, in_process: bool, store: str | None, no_tracking: bool) -> None:
-    """Show the whole line in three minutes: a clean-label backdoor, and purification against it.
+    """Show the whole line in minutes: a clean-label backdoor, and purification against it.
 
     Narcissus against PureGen-EBM and JPEG on the embedded data set ``shapes``; nothing is
     downloaded. The energy network comes with the package together with its recipe; --train trains
