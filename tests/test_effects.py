@@ -75,7 +75,8 @@ def test_the_attack_works_undefended_and_the_defense_lowers_it(
     assert success(clean_victim, poisoned) < 0.25  # the pattern means nothing to a clean model
 
     ebm = load_ebm(folder() / "weights" / "shapes_ebm")
-    defense = {"jpeg": Jpeg(quality=25), "puregen_ebm": PuregenEbm(ebm=ebm, steps=70, temperature=7e-5)}[name]
+    purifier = PuregenEbm(ebm=ebm, steps=70, temperature=7e-5)
+    defense = {"jpeg": Jpeg(quality=25), "puregen_ebm": purifier}[name]
     defended = trained(defense.purify(poisoned.train, stream(0, "defense")))
     assert success(defended, poisoned) < 0.5 * success(undefended, poisoned)
 
