@@ -228,7 +228,7 @@ def test_building_a_component() -> None:
     )
     with pytest.raises(UsageError, match="attack 'badnets' needs 'adv_label'"):
         construct(ATTACKS, component("attack", "badnets"), {})
-    with pytest.raises(DataError, match=r"^defense 'jpeg': quality must lie in 1\.\.95; got 0\."):
+    with pytest.raises(DataError, match=r"^defense 'jpeg': quality must lie in 1\.\.100; got 0\."):
         construct(DEFENSES, ComponentSpec("jpeg", {"quality": 0}), {})
 
 
