@@ -21,6 +21,7 @@ from generative.ddpm import Diffusion, NoiseModel
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from generative.noise import row_noise
 from harness.core.errors import DataError
+from harness.core.pixels import to_bytes
 from harness.core.seeds import stream
 
 Noise = Callable[[], Iterator[Tensor]]
@@ -28,6 +29,7 @@ Noise = Callable[[], Iterator[Tensor]]
 # noise from its beginning → the images after each of these counts, not rounded, not clamped.
 Chain = Callable[[Tensor, Sequence[int], Noise], Iterator[Tensor]]
 Curve = NDArray[np.float32]
+PICTURES = 8  # poisoned images kept as they look after each count
 
 
 class Scorer(Protocol):
@@ -106,6 +108,7 @@ class Trajectory:
         energy_poison: float32 (S, N), of Psi(poisoned), likewise.
         energy_noisy: float32 (N,), of the clean images with white noise, as large in L2 as their
             poison, likewise.
+        pictures: uint8 (S, k, C, H, W), the first k poisoned images, purified.
     """
 
     steps: tuple[int, ...]
@@ -115,6 +118,7 @@ class Trajectory:
     energy_clean: Curve | None = None
     energy_poison: Curve | None = None
     energy_noisy: NDArray[np.float32] | None = None
+    pictures: NDArray[np.uint8] | None = None
 
     @property
     def outmoved(self) -> float | None:
@@ -223,7 +227,7 @@ def trace(
     """
     counts = _checked(clean, poisoned, steps)
     _, channels, height, width = clean.shape
-    parts, half = [], max(1, batch_size // 2)
+    parts, pictures, half = [], [], max(1, batch_size // 2)
     for start in range(0, len(clean), half):
         rows = slice(start, start + half)
         both = np.concatenate([clean[rows], poisoned[rows]])
@@ -233,10 +237,16 @@ def trace(
         def noise(twice: NDArray[np.int64] = twice) -> Iterator[Tensor]:
             return row_noise(seed, twice, (channels, height, width), device)
 
-        seen = [_measure(x, state, scorer) for state in chain(x, counts, noise)]
+        seen = []
+        for state in chain(x, counts, noise):
+            seen.append(_measure(x, state, scorer))
+            if start == 0:
+                first = state.chunk(2)[1][:PICTURES]
+                pictures.append(to_bytes(first.add(1).div(2)))
         parts.append(torch.stack(seen).cpu().numpy())
     found = np.concatenate(parts, axis=2)
-    measured = Trajectory(tuple(counts), *(found[:, i] for i in range(5 if scorer else 3)))
+    curves = (found[:, i] for i in range(5 if scorer else 3))
+    measured = replace(Trajectory(tuple(counts), *curves), pictures=np.stack(pictures))
     if scorer is None:
         return measured
     noisy = as_noisy(clean, poisoned, stream(seed, "noisy"))

@@ -50,7 +50,7 @@ def metrics_of(record: TrialRecord) -> dict[str, float]:
     if record.status != "ok":
         return {}
     metrics = {"natural_accuracy": record.natural_accuracy, "poisons": float(record.poisons)}
-    if record.goal in ("none", "availability"):
+    if record.best_accuracy is not None:
         metrics["best_accuracy"] = record.best_accuracy
     target = record.spec["target"]
     rows = dict(enumerate(record.class_rows)).get(target, 0)

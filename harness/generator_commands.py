@@ -103,6 +103,7 @@ def _bounds(wanted: tuple[str, ...]) -> dict[str, float]:
 @click.option("--poisons", type=click.Path(path_type=Path), help="Imported poison set.")
 @click.option("--eps-255", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--steps", help="Where to look besides the start, as 10,50,100.")
+@click.option("--temperature", type=float, help="Of the Langevin steps of an EBM. Default: 1e-4.")
 @click.option("--count", type=click.IntRange(min=2), default=128, show_default=True)
 @click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges a DDPM's images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -117,6 +118,7 @@ def trajectory(
     poisons: Path | None,
     eps_255: int,
     steps: str | None,
+    temperature: float | None,
     count: int,
     energy: Path | None,
     seed: int,
@@ -126,14 +128,52 @@ def trajectory(
     """Follow clean and poisoned images through one purification: distances, energies, figures."""
     from harness.generator_trajectory import trajectory as follow
 
-    try:
-        looks = tuple(sorted({int(s) for s in steps.split(",")})) if steps else None
-    except ValueError:
-        raise UsageError(f"--steps are whole numbers, as 10,50,100; got {steps!r}.") from None
+    looks = _whole_numbers("--steps", steps) if steps else None
     found = follow(
         path, dataset, out, attack=attack, trigger=trigger, poisons=poisons, eps_255=eps_255,
-        steps=looks, count=count, energy=energy, seed=seed, device=device,
+        steps=looks, temperature=temperature, count=count, energy=energy, seed=seed, device=device,
         store=open_workshop(store, device).store,
     )  # fmt: skip
     for line in found.lines:
         click.echo(line)
+
+
+@generators.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="Clean images: name or YAML, as in a study.")
+@click.option("--steps", type=click.IntRange(min=1), default=75, show_default=True)
+@click.option("--calls", default="8", show_default=True, help="Network calls to try, as 5,8,15.")
+@click.option("--count", type=click.IntRange(min=2), default=256, show_default=True)
+@click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges the images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@device_option
+def samplers(
+    path: Path,
+    dataset: str,
+    steps: int,
+    calls: str,
+    count: int,
+    energy: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Hold a noise predictor's faster samplers against all of its steps, before a study does."""
+    from harness.core.device import pick_device
+    from harness.generator_samplers import compare_samplers
+
+    found = compare_samplers(
+        path, dataset, steps=steps, calls=_whole_numbers("--calls", calls), count=count,
+        energy=energy, seed=seed, device=str(pick_device(device)),
+    )  # fmt: skip
+    click.echo(
+        f"{steps} time steps there and back, against the ancestral sampler with {steps} calls"
+    )
+    for one in found:
+        click.echo(f"  {one.line}")
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(s) for s in text.split(",")}))
+    except ValueError:
+        raise UsageError(f"{option} are whole numbers, as 10,50,100; got {text!r}.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from attacks.narcissus import read_trigger
 from defenses._purify import check_ddpm_takes, check_energy_takes, device_of
 from generative.ddpm import DDPM, Diffusion, NoisePredictor
 from generative.ebm import EBM, FoldedEnergy
+from generative.langevin import TEMPERATURE
 from generative.trajectory import Chain, Trajectory, band, diffusion_chain, langevin_chain, trace
 from harness.artifacts import Store
 from harness.core.data import Dataset, ImageSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.errors import DataError, UsageError
-from harness.core.files import file_digest, write_arrays, write_text
+from harness.core.files import file_digest, write_arrays, write_aside, write_text
 from harness.core.params import complete
 from harness.core.pixels import add_within
 from harness.core.protocols import ATTACKS
@@ -34,6 +36,7 @@ from harness.interop.poison_set import UNKNOWN, read_poison_set
 from harness.poisons import changed_rows
 from harness.report.figures import Drawing
 from harness.report.trajectory_figure import draw, facts, write
+from harness.sample_grid import sample_grid
 from harness.workshop import Workshop
 
 STEPS = (5, 10, 20, 35, 50, 75, 100, 125, 150, 200, 250, 300)
@@ -90,6 +93,7 @@ def trajectory(
     poisons: Path | None = None,
     eps_255: int = 8,
     steps: tuple[int, ...] | None = None,
+    temperature: float | None = None,
     count: int = 128,
     energy: Path | None = None,
     seed: int = 0,
@@ -111,6 +115,7 @@ def trajectory(
         poisons: A set of poisons, as ``import-poisons`` writes it, made of training rows.
         eps_255: Bound in grey levels of trigger and pattern.
         steps: Counts at which to look; None is :data:`STEPS`, up to the horizon of a network.
+        temperature: Of the Langevin steps of an energy network; None is that of the paper.
         count: At most so many images.
         energy: Energy network that measures how natural images are; None is ``path``, if it is one.
         seed: Of noise, pattern and attack; a study's ``purify`` seed gives its very images.
@@ -130,7 +135,7 @@ def trajectory(
         raise UsageError(f"{str(energy)!r} is no energy network.")
     scorer = FoldedEnergy(judge) if isinstance(judge, EBM) else None
     looks = steps or tuple(s for s in STEPS if s <= getattr(model, "horizon", s))
-    chain, unit, usual = _chain(model, clean, max(looks))
+    chain, unit, usual = _chain(model, clean, max(looks), temperature)
     found = trace(
         clean.images, poisoned, clean.ids, chain, looks, subseed(stream(seed, "defense")),
         scorer=scorer, device=where,
@@ -142,6 +147,7 @@ def trajectory(
         "poisons": what,
         "images": len(clean),
         "seed": seed,
+        "temperature": (temperature or TEMPERATURE) if isinstance(model, EBM) else None,
         "unit": unit,
         "freed": found.freed,
         "outmoved": found.outmoved,
@@ -151,12 +157,19 @@ def trajectory(
     return Traced(found, unit, _write(out.expanduser(), found, note, draw(found, unit, usual)))
 
 
-def _chain(model: Any, images: ImageSet, most: int) -> tuple[Chain, str, int]:
+def _chain(
+    model: Any, images: ImageSet, most: int, temperature: float | None
+) -> tuple[Chain, str, int]:
     """Return the chain that a kind of model makes, what its steps are, and the published count."""
+    if temperature is not None and not isinstance(model, EBM):
+        raise UsageError("temperature is for the Langevin steps of an energy network.")
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UsageError(f"temperature must be a number above 0; got {temperature}.")
     if isinstance(model, EBM):
         check_energy_takes(images)
-        dtype = pick_dtype("auto", device_of(model))
-        return langevin_chain(FoldedEnergy(model, dtype)), "Langevin steps", 150
+        energy = FoldedEnergy(model, pick_dtype("auto", device_of(model)))
+        chain = langevin_chain(energy, temperature=temperature or TEMPERATURE)
+        return chain, "Langevin steps", 150
     if isinstance(model, DDPM):
         check_ddpm_takes(model, Diffusion(steps=most), images)
         dtype = pick_dtype("auto", device_of(model))
@@ -241,5 +254,13 @@ def _write(
     if found.energy_noisy is not None:
         arrays["energy_noisy"] = found.energy_noisy
     write_arrays(out / "trajectory.npz", arrays)
-    named = (out / f"trajectory.{end}" for end in ("csv", "json", "npz"))
+    named = [out / f"trajectory.{end}" for end in ("csv", "json", "npz")]
+    if found.pictures is not None:
+        named.append(out / "images.png")
+        grid = sample_grid({_after(s): p for s, p in zip(found.steps, found.pictures, strict=True)})
+        write_aside(named[-1], lambda path: grid.save(path, format="png"))
     return (*named, *write(drawings, out))
+
+
+def _after(steps: int) -> str:
+    return f"after {steps}" if steps else "poisoned"

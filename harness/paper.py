@@ -58,7 +58,7 @@ ITEMS = (
          f"no victim is trained: `{_TRAJECTORY} EBM --dataset … --attack …`"),
     Item("Figure 4", "generators trained further and further from the defended images"),
     Item("Figure 5", "images after more and more Langevin steps",
-         "no victim is trained; a report shows images before and after, not in between"),
+         f"no victim is trained: `{_TRAJECTORY}` draws them (images.png)"),
     Item("Figure 6", "the distances of Figure 3 at eps 16",
          f"no victim is trained: `{_TRAJECTORY} … --eps-255 16`"),
     Item("Figure 7", "energies at eps 16",
@@ -66,7 +66,8 @@ ITEMS = (
     Item("Figure 8", "PureGen-Reps: repetitions and steps"),
     Item("Figure 9", "PureGen-Naive: Langevin steps and time steps"),
     Item("Figure 10", "PureGen-Filt: the share that is purified, and steps"),
-    Item("Figure 11", "which pixels victims look at", "maps of attribution are not in the package"),
+    Item("Figure 11", "which pixels victims look at",
+         "no table comes of it: `puregen-bench explain STUDY --attack …` draws the maps"),
     Item("Figure 12", "a visible trigger of eps 64, purified",
          f"no victim is trained: `{_TRAJECTORY} … --eps-255 64`"),
 )  # fmt: skip

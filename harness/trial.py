@@ -19,7 +19,7 @@ from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.params import construct
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, SCENARIOS, TrainingHook
-from harness.core.records import Outcome, Stage, TrialRecord
+from harness.core.records import BEST_EPOCH, Outcome, Stage, TrialRecord
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, attack_id
 from harness.environment import environment
@@ -41,6 +41,7 @@ class Victim(Protocol):
         ...
 
 
+WATCHED = 300  # test images, and triggered ones, at most, that curves look at after each epoch
 SAMPLES = 8  # poisoned rows kept as pictures: before, poisoned, purified
 
 
@@ -144,7 +145,7 @@ def judge(
 
 
 def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[str, list[float]]]:
-    """Train the victim; the test set is looked at for curves only, nothing is chosen by it."""
+    """Train the victim; test images are looked at for curves only, nothing is chosen by them."""
     spec, test = prepared.spec, prepared.data.test
     classifier = construct(CLASSIFIERS, spec.classifier, {})
     device = pick_device(workshop.device)
@@ -152,15 +153,20 @@ def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[s
     curves: dict[str, list[float]] = {"loss": [], "rows": [], "test_accuracy": []}
     probes = prepared.poisoned.probes[:1]
     curves |= {f"success_{probe.name}": [] for probe in probes}
-    watched = [_every_nth(p.images, p.adv_labels) for p in probes]
+    all_of_it = prepared.poisoned.goal in BEST_EPOCH
+    tested = (test, test.labels) if all_of_it else _a_few(test, test.labels)
+    watched = [_a_few(p.images, p.adv_labels) for p in probes]
+
+    def share(now: Predictor, images: ImageSet, wanted: NDArray[np.int64]) -> float:
+        return float(np.mean(now(images.images) == wanted))
 
     def on_epoch(epoch: Epoch, model: nn.Module) -> None:
         now = Predictor(model, dtype)
         curves["loss"].append(epoch.loss)
         curves["rows"].append(float(epoch.rows))
-        curves["test_accuracy"].append(float(np.mean(now(test.images) == test.labels)))
-        for probe, (images, wanted) in zip(probes, watched, strict=True):
-            curves[f"success_{probe.name}"].append(float(np.mean(now(images.images) == wanted)))
+        curves["test_accuracy"].append(share(now, *tested))
+        for probe, some in zip(probes, watched, strict=True):
+            curves[f"success_{probe.name}"].append(share(now, *some))
 
     predict = workshop.component(SCENARIOS, spec.scenario).train(
         classifier, workshop.start(spec.classifier), prepared.purified,
@@ -169,11 +175,13 @@ def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[s
     return predict, curves
 
 
-def _every_nth(
-    images: ImageSet, wanted: NDArray[np.int64], most: int = 500
-) -> tuple[ImageSet, NDArray[np.int64]]:
-    """Thin out a probe for the curves; the reported rates use all of it."""
-    rows = np.arange(0, len(images), max(1, len(images) // most))
+def _a_few(images: ImageSet, wanted: NDArray[np.int64]) -> tuple[ImageSet, NDArray[np.int64]]:
+    """Draw what curves look at after each epoch: all of it takes a quarter of a small training.
+
+    What is reported uses all images: the rates of the trained victim, and the accuracy after the
+    best epoch.
+    """
+    rows = np.sort(stream(0, "watched").permutation(len(images))[:WATCHED])
     return images.take(rows), wanted[rows]
 
 

@@ -16,6 +16,7 @@ from harness.classifiers.hlb_l import HlbL
 from harness.classifiers.hlb_m import HlbM
 from harness.classifiers.hlb_s import HlbS
 from harness.classifiers.mobilenet_v2 import MobileNetV2
+from harness.classifiers.resnet18 import ResNet18
 from harness.classifiers.resnet18_hlb import ResNet18Hlb
 from harness.classifiers.resnet34 import ResNet34
 from harness.classifiers.vit import ViT, _Attention
@@ -51,6 +52,7 @@ def numbers(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("classifier", "parameters", "gflop"),
     [
+        (ResNet18(), 11_173_962, 1.111),
         (ResNet18Hlb(), 11_173_962, 1.111),
         (ResNet34(), 21_282_122, 2.319),
         (MobileNetV2(), 2_296_922, 0.182),

@@ -55,7 +55,7 @@ def test_golden_energies_and_gradient_of_the_published_width() -> None:
         np.testing.assert_allclose(float(gradient[0, 1, 16, 16]), -0.01937050, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("nf", "count"), [(32, 66_848), (64, 264_768)])
+@pytest.mark.parametrize(("nf", "count"), [(32, 66_848), (64, 264_768), (256, 4_204_800)])
 def test_parameter_counts(nf: int, count: int) -> None:
     assert sum(p.numel() for p in EBM(EBMConfig(nf=nf)).parameters()) == count
 

@@ -24,6 +24,7 @@ from harness.core.files import file_digest
 from harness.core.seeds import stream
 from harness.datasets.shapes import Shapes
 from harness.generator_check import Measured, noise_losses, verify_generator
+from harness.generator_samplers import compare_samplers
 from harness.generator_tools import (
     describe_generator,
     generator_text,
@@ -201,9 +202,14 @@ def test_what_is_not_finite_keeps_no_bound() -> None:
 def test_a_trajectory_is_written(tmp_path: Path) -> None:
     done = trajectory(SHIPPED, SHAPES, tmp_path, steps=(3, 9), count=6, device="cpu")
     assert {f.name for f in done.files} == {p.name for p in tmp_path.iterdir()}
-    assert {"trajectory.csv", "trajectory.json", "distances.svg", "energies.png"} <= {
-        f.name for f in done.files
-    }
+    assert {
+        "trajectory.csv", "trajectory.json", "distances.svg", "energies.png", "images.png"
+    } <= {f.name for f in done.files}  # fmt: skip
+    assert done.found.pictures is not None and done.found.pictures.shape == (3, 6, 3, 32, 32)
+    seen = (done.found.pictures / 255.0 - done.found.pictures[0] / 255.0).reshape(3, 6, -1)
+    np.testing.assert_allclose(
+        np.linalg.norm(seen, axis=2), done.found.poison_moved, rtol=0.02, atol=1e-6
+    )  # but for rounding
     with (tmp_path / "trajectory.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [float(r["steps"]) for r in rows] == [0, 3, 9]
@@ -238,6 +244,29 @@ def test_poisons_of_a_study_are_purified_as_in_the_study(tmp_path: Path) -> None
     np.testing.assert_allclose(done.found.poison_moved[1], expected, rtol=0.01)  # but for rounding
 
 
+def test_a_colder_chain_follows_the_energy_more(tmp_path: Path) -> None:
+    cold, usual, named = (
+        trajectory(
+            SHIPPED, SHAPES, tmp_path / name, steps=(40,), count=6, temperature=value, device="cpu"
+        ).found
+        for name, value in (("cold", 2e-5), ("usual", None), ("named", 1e-4))
+    )
+    np.testing.assert_array_equal(usual.poison_moved, named.poison_moved)
+    assert json.loads((tmp_path / "cold" / "trajectory.json").read_text())["temperature"] == 2e-5
+    assert cold.energy_poison is not None and usual.energy_poison is not None
+    assert (
+        cold.energy_poison[1].mean() < usual.energy_poison[1].mean() < usual.energy_poison[0].mean()
+    )
+    # The random pattern is gone farther than the noise of the same steps has moved the images.
+    assert cold.clean_to_poison[1].mean() < 0.8 * usual.clean_to_poison[1].mean()
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-4, float("nan"), float("inf")])
+def test_temperatures_that_are_none(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UsageError, match="above 0"):
+        trajectory(SHIPPED, SHAPES, tmp_path, steps=(2,), count=4, temperature=value, device="cpu")
+
+
 def test_a_published_trigger_and_a_set_of_poisons(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.full((1, 3, 32, 32), 8 / 127.5, np.float32))
     path = ddpm(tmp_path / "d", {"name": "ddpm"})
@@ -264,6 +293,7 @@ def test_a_published_trigger_and_a_set_of_poisons(tmp_path: Path) -> None:
         ({"eps_255": 0}, r"1\.\.255; got 0"),
         ({"energy": "ddpm"}, "is no energy network"),
         ({"steps": (31,)}, "horizon of 30"),
+        ({"temperature": 1e-4}, "for the Langevin steps"),
     ],
 )
 def test_what_a_trajectory_refuses(tmp_path: Path, given, why) -> None:
@@ -273,6 +303,34 @@ def test_what_a_trajectory_refuses(tmp_path: Path, given, why) -> None:
         given["energy"] = path
     with pytest.raises(UsageError, match=why):
         trajectory(path, SHAPES, tmp_path / "out", count=4, device="cpu", **given)
+
+
+def test_faster_samplers_are_held_against_the_published_one(tmp_path: Path) -> None:
+    path = ddpm(tmp_path / "d", {"name": "ddpm"})
+    found = compare_samplers(
+        path, "{name: shapes, test: 60}", steps=30, calls=(30, 3), count=48,
+        energy=untrained(tmp_path / "e"),
+    )  # fmt: skip
+    named = {(c.sampler, c.calls): c for c in found[1:]}
+    assert len(named) == 8
+    assert set(found[0].measures) == {"l2", "pattern_left", "energy_shift"}
+    # With other noise it does the same, with all its calls it is itself, without noise it is not.
+    assert found[0].accepted and found[0].measures["l2"].mean != found[0].measures["l2"].reference
+    itself = named["ancestral", 30]
+    assert all(m.mean == m.reference for m in itself.measures.values()) and itself.accepted
+    assert not named["ddim", 30].accepted and "DIFFERS; l2" in named["ddim", 30].line
+
+
+def test_samplers_that_cannot_be_compared(tmp_path: Path) -> None:
+    path, ebm = ddpm(tmp_path / "d", {"name": "ddpm"}), untrained(tmp_path / "e")
+    with pytest.raises(UsageError, match="energy network has one sampler"):
+        compare_samplers(ebm, SHAPES)
+    with pytest.raises(UsageError, match="is no energy network"):
+        compare_samplers(path, SHAPES, energy=path)
+    with pytest.raises(UsageError, match="horizon of 30"):
+        compare_samplers(path, SHAPES, steps=31)
+    with pytest.raises(UsageError, match=r"1\.\.30"):
+        compare_samplers(path, SHAPES, steps=30, calls=(31,))
 
 
 def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:

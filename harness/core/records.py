@@ -11,6 +11,7 @@ from typing import Any
 from harness.core.errors import DataError
 
 SCHEMA = 1
+BEST_EPOCH = ("none", "availability")  # goals where the accuracy of every epoch is of interest
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ class TrialRecord:
         train_rows: Rows of the training set before the defense.
         movement: What the defense did.
         hooks: Hooks that the defense had in the training.
-        curves: One list per name (``loss``, ``test_accuracy``, ``rows``), one value per epoch.
+        curves: One list per name (``loss``, ``test_accuracy``, ``rows``), one value per epoch;
+            shares are of some of the images, but for ``test_accuracy`` under a goal of
+            :data:`BEST_EPOCH`.
         details: Plain numbers that the attack noted.
         stages: Cost per stage: ``poison``, ``purify``, ``train``, ``evaluate``.
         environment: Versions, commit, processor, device, threads, precision.
@@ -131,11 +134,14 @@ class TrialRecord:
         return self.test_correct / self.test_rows if self.test_rows else float("nan")
 
     @property
-    def best_accuracy(self) -> float:
+    def best_accuracy(self) -> float | None:
         """Natural accuracy after the best epoch, chosen on the test set itself.
 
         What stopping in time could win back from an availability attack, at most; never a score.
+        None under any other attack: there curves look at some of the test images only.
         """
+        if self.goal not in BEST_EPOCH:
+            return None
         best: float = max([self.natural_accuracy, *self.curves.get("test_accuracy", ())])
         return best
 

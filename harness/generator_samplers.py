@@ -1,0 +1,165 @@
+"""May a noise predictor be asked less often? Faster samplers held against the published one.
+
+A sampler of fewer network calls, or without noise of its own, is another purifier until it is shown
+to do the same: to move clean images as far, to make them as natural, and to leave as little of a
+small pattern. What it does to victims, a study tells (``sweeps/samplers_cpu.yaml``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses._purify import check_ddpm_takes, diffusion_steps, purify_images, score
+from generative.ddpm import DDPM, SAMPLERS, Diffusion, SamplerName
+from generative.ebm import EBM
+from harness.core.errors import UsageError
+from harness.core.seeds import stream, subseed
+from harness.generator_tools import first_images, images_of, load_generator
+
+PATTERN = 8 / 255
+Values = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One measure of a sampler, against that of the published one.
+
+    Attributes:
+        reference, mean: Of the published sampler and of this one, over the images.
+        noise: Two standard errors of the difference of two means, as if over different images.
+    """
+
+    reference: float
+    mean: float
+    noise: float
+
+    @property
+    def same(self) -> bool:
+        """Whether they differ by no more than their noise."""
+        return abs(self.mean - self.reference) <= self.noise
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a sampler does, against the published one on the same images with the same start.
+
+    Attributes:
+        sampler: Its name.
+        calls: Of the network.
+        measures: ``l2`` (from clean images to purified ones, pixels in [0, 1]), ``pattern_left``
+            (share of a random ±8/255 pattern), and with an energy network ``energy_shift``.
+    """
+
+    sampler: SamplerName
+    calls: int
+    measures: Mapping[str, Difference]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no measure differs by more than its noise."""
+        return all(m.same for m in self.measures.values())
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        told = ", ".join(
+            f"{name} {m.mean:.4g} ({m.mean - m.reference:+.2g}, noise {m.noise:.2g}"
+            f"{'' if m.same else ': differs'})"
+            for name, m in self.measures.items()
+        )
+        word = "same" if self.accepted else "DIFFERS"
+        return f"{self.sampler}, {self.calls} calls: {word}; {told}"
+
+
+def compare_samplers(
+    path: Path,
+    dataset: str,
+    *,
+    steps: int = 75,
+    calls: Sequence[int] = (8,),
+    count: int = 256,
+    energy: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Compared]:
+    """Purify the same images with each sampler, and hold them against all ancestral steps.
+
+    Args:
+        path: Noise predictor: folder or weights file.
+        dataset: Name or YAML mapping, as in a study.
+        steps: Time steps there and back.
+        calls: Network calls of the faster samplers.
+        count: At most so many images.
+        energy: Energy network that measures how natural purified images are.
+        seed: Of noise and pattern.
+        device: ``cpu`` or ``cuda[:i]``.
+
+    Returns:
+        Each sampler with each number of calls; the first is the published one with other noise,
+        which shows what the noise of the comparison is.
+
+    Raises:
+        UsageError: If a generator is of another kind, or cannot take the images or steps.
+    """
+    _, model = load_generator(path.expanduser(), device)
+    if not isinstance(model, DDPM):
+        raise UsageError(f"{str(path)!r} is no noise predictor; an energy network has one sampler.")
+    judge = load_generator(energy.expanduser(), device)[1] if energy else None
+    if judge is not None and not isinstance(judge, EBM):
+        raise UsageError(f"{str(energy)!r} is no energy network.")
+    data = first_images(images_of(dataset), count)
+    check_ddpm_takes(model, Diffusion(steps=steps), data)
+    ways: list[tuple[SamplerName, int | None]] = [("ancestral", None)]
+    ways += [(name, number) for number in calls for name in SAMPLERS]
+    diffusions = [
+        Diffusion(steps=steps, sampler=name, network_calls=number) for name, number in ways
+    ]  # all are checked before the first is run
+    signs = stream(seed, "pattern").integers(0, 2, data.images.shape) * 2 - 1
+    patterned = _bytes(data.images + 255 * PATTERN * signs)
+    moved = (patterned.astype(np.float64) - data.images) / 255
+
+    def measured(diffusion: Diffusion, noise_seed: int) -> Values:
+        purifier = diffusion_steps(model, diffusion, "auto")
+        clean, marked = (
+            purify_images(images, data.ids, purifier, noise_seed, device=device)
+            for images in (data.images, patterned)
+        )
+        left = (marked.astype(np.float64) - clean) / 255
+        axes = (1, 2, 3)
+        found = {
+            "l2": np.sqrt(np.square((clean.astype(np.float64) - data.images) / 255).sum(axes)),
+            "pattern_left": (left * moved).sum(axes) / np.square(moved).sum(axes),
+        }
+        if judge is not None:
+            found["energy_shift"] = score(clean, judge) - score(data.images, judge).astype(float)
+        return found
+
+    first = subseed(stream(seed, "defense"))
+    reference = measured(Diffusion(steps=steps), first)
+    seeds = [subseed(stream(seed, "other noise")), *[first] * len(calls) * len(SAMPLERS)]
+    return [
+        Compared(
+            diffusion.sampler,
+            diffusion.network_calls or steps,
+            _differences(reference, measured(diffusion, noise_seed)),
+        )
+        for diffusion, noise_seed in zip(diffusions, seeds, strict=True)
+    ]
+
+
+def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.floor(values + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _differences(reference: Values, found: Values) -> dict[str, Difference]:
+    differences = {}
+    for name, before in reference.items():
+        after = found[name]
+        noise = 2 * float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / len(before)))
+        differences[name] = Difference(float(before.mean()), float(after.mean()), noise)
+    return differences
