@@ -24,6 +24,7 @@ from harness.core.spec import TrialSpec, digest
 from harness.labels import names_of
 from harness.plan import Plan
 from harness.study import StudySpec
+from harness.together import joins
 from harness.training import build_model, fit
 from harness.units import STAGES, Unit
 from harness.work import finished
@@ -141,5 +142,18 @@ def _all_trainings(trials: list[TrialSpec], study: StudySpec, workshop: Workshop
             train = workshop.dataset(trial.dataset).train
             threads = study.resources.cpus
             seconds[key] = training_seconds(trial.classifier, train, workshop.device, threads)
-        total += seconds[key]
+        total += seconds[key] / cheaper(trial, workshop)
     return total
+
+
+def cheaper(trial: TrialSpec, workshop: Workshop) -> float:
+    """Return how many times cheaper than a whole training a victim's training is.
+
+    One whose features are fixed computes them once, forwards, which is a third of an epoch; its
+    head, trained with others, costs next to nothing.
+    """
+    hooks = workshop.component(DEFENSES, trial.defense, check=True).hooks()
+    if not joins(trial, workshop, hooks):
+        return 1.0
+    epochs: int = construct(CLASSIFIERS, trial.classifier, {}).recipe.epochs
+    return 3.0 * epochs

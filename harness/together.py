@@ -80,7 +80,7 @@ def run_together(
     for place, spec in enumerate(specs):
         try:
             prepared = prepare(spec, workshop)
-            if not _joins(prepared, workshop):
+            if not joins(spec, workshop, prepared.hooks):
                 yield place, finish(prepared, workshop, labels[place])
                 continue
         except Exception as error:  # noqa: BLE001 - a failure takes no other trial with it
@@ -150,12 +150,12 @@ def _may_join(trial: TrialSpec) -> bool:
     return issubclass(SCENARIOS.get(trial.scenario.name).factory, TrainsTogether)
 
 
-def _joins(prepared: Prepared, workshop: Workshop) -> bool:
-    spec = prepared.spec
+def joins(spec: TrialSpec, workshop: Workshop, hooks: Sequence[TrainingHook]) -> bool:
+    """Whether a trial's victim, with these hooks of its defense, is trained with others as one."""
     scenario = workshop.component(SCENARIOS, spec.scenario)
     if not isinstance(scenario, TrainsTogether):
         return False
-    return scenario.joins(construct(CLASSIFIERS, spec.classifier, {}), prepared.hooks)
+    return scenario.joins(construct(CLASSIFIERS, spec.classifier, {}), hooks)
 
 
 def _shared(trial: TrialSpec) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from harness.core.recipe import Recipe
 from harness.core.records import TrialRecord
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec
+from harness.estimate import cheaper
 from harness.plan import make_plan
 from harness.study import read_study
 from harness.together import MOST, groups, run_together
@@ -65,6 +66,13 @@ def test_each_trial_is_what_it_is_alone(planned) -> None:
     assert by_defense["random_noise"].hooks == 1  # acts in the training: trained on images
     assert len(by_defense["random_noise"].curves["loss"]) == HEAD["epochs"]
     assert len(by_defense["jpeg"].curves["loss"]) == 1
+
+
+def test_a_plan_prices_victims_of_fixed_features_as_one_pass(planned) -> None:
+    specs, shop = planned
+    times = {s.defense.name: cheaper(s, shop) for s in specs}
+    assert times["jpeg"] == times["none"] == 3 * HEAD["epochs"]
+    assert times["random_noise"] == 1  # acts in the training: trained on images
 
 
 def test_the_features_give_nearly_what_the_images_give(planned) -> None:

@@ -24,8 +24,8 @@ from harness.execution import Done, Work, attempt
 from harness.study import Resources
 
 RETRIES = 1  # of a trial whose process or node died; what it raises itself is final
-# While this thread logs a trial, Tune's waits for its turn dozens of times; Python hands the turn on
-# every 5 ms unless told otherwise, and a study of short trials would wait more than it works.
+# While one thread logs a trial, that of Tune waits for its turn dozens of times. Python hands it on
+# every 5 ms unless told otherwise; a study of short trials would wait more than it works.
 TURN_SECONDS = 5e-4
 # Tune hands a finished process the trial for which another is only starting, and ends that one. So
 # a new process is not done with its first trial before others that start with it are there.
