@@ -257,8 +257,6 @@ def test_a_colder_chain_follows_the_energy_more(tmp_path: Path) -> None:
     assert (
         cold.energy_poison[1].mean() < usual.energy_poison[1].mean() < usual.energy_poison[0].mean()
     )
-    # The random pattern is gone farther than the noise of the same steps has moved the images.
-    assert cold.clean_to_poison[1].mean() < 0.8 * usual.clean_to_poison[1].mean()
 
 
 @pytest.mark.parametrize("value", [0.0, -1e-4, float("nan"), float("inf")])

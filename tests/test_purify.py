@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -95,6 +96,13 @@ def test_a_folder(cli, tmp_path) -> None:
     step = (wanted.astype(int) - images[order]).reshape(20, -1)
     assert manifest["mean_l2"] == pytest.approx(np.linalg.norm(step / 255, axis=1).mean())
     assert manifest["largest_change"] == np.abs(step).max()
+    with (tmp_path / "out" / "changes.csv").open() as handle:
+        changes = list(csv.DictReader(handle))
+    assert [row["image"] for row in changes] == [str(name) for name in files]
+    np.testing.assert_allclose(
+        [float(row["l2"]) for row in changes], np.linalg.norm(step / 255, axis=1), atol=1e-6
+    )
+    assert [int(row["largest_change"]) for row in changes] == np.abs(step).max(1).tolist()
     assert manifest["parameters"]["quality"] == 30
     assert not (tmp_path / "out" / ".purify").exists()
     assert "20 of 20 images changed" in cli.out
@@ -122,7 +130,9 @@ def test_arrays(cli, tmp_path, save, last) -> None:
         np.testing.assert_array_equal(out["x_test"], given[:2])
         assert str(out["note"]) == "hi"
     assert json.loads((tmp_path / "out.json").read_text())["images"] == 21
-    assert {p.name for p in tmp_path.iterdir()} == {"in.npz", "out.npz", "out.json", "store"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "in.npz", "out.npz", "out.json", "out.changes.csv", "store"
+    }  # fmt: skip
 
 
 def png(image: np.ndarray) -> bytes:

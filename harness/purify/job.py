@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from harness.core.data import ImageSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.errors import DataError, UsageError
-from harness.core.files import write_text
+from harness.core.files import write_aside, write_text
 from harness.core.params import ComponentSpec, is_trained, networks
 from harness.core.protocols import DEFENSES
 from harness.core.seeds import stream
@@ -32,32 +33,20 @@ from harness.work import make_unit, workshop_of
 from harness.workshop import Workshop, is_rowwise
 
 CHUNK = 256  # images that are lost at most when a worker is killed; it changes no byte
-JOB, MANIFEST = "job.json", "manifest.json"
+JOB, MANIFEST, CHANGES = "job.json", "manifest.json", "changes.csv"
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far some images were moved.
+    """How far the images of a chunk were moved, one value per image.
 
     Attributes:
-        images: How many.
-        changed: Of them, how many in a byte at least.
-        l2: Sum of their L2 distances in units of [0, 1].
-        largest: Largest change of a byte, in grey levels.
+        l2: L2 distances in units of [0, 1].
+        largest: Largest change of a byte, in grey levels; 0 where none changed.
     """
 
-    images: int = 0
-    changed: int = 0
-    l2: float = 0.0
-    largest: int = 0
-
-    def __add__(self, other: Moved) -> Moved:
-        return Moved(
-            self.images + other.images,
-            self.changed + other.changed,
-            self.l2 + other.l2,
-            max(self.largest, other.largest),
-        )
+    l2: list[float]
+    largest: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +78,11 @@ class Job:
     def manifest(self) -> Path:
         """Where what was done is written at the end."""
         return self.out / MANIFEST if self.source.is_dir() else self.out.with_suffix(".json")
+
+    @property
+    def changes(self) -> Path:
+        """Where it is written how far each image was moved."""
+        return self.out / CHANGES if self.source.is_dir() else self.out.with_suffix(f".{CHANGES}")
 
     def open(self) -> Source:
         """Return the images."""
@@ -254,13 +248,13 @@ def _as_set(images: list[Image], rows: list[int]) -> ImageSet:
 
 
 def _moved(before: list[Image], after: list[Image]) -> Moved:
-    total = Moved()
-    for old, new in zip(before, after, strict=True):
-        step: NDArray[np.int16] = new.astype(np.int16) - old
-        largest = int(np.abs(step).max())
-        l2 = float(np.sqrt(np.square(step / 255).sum()))
-        total += Moved(1, int(largest > 0), l2, largest)
-    return total
+    steps: list[NDArray[np.int16]] = [
+        new.astype(np.int16) - old for old, new in zip(before, after, strict=True)
+    ]
+    return Moved(
+        [round(float(np.sqrt(np.square(step / 255).sum())), 6) for step in steps],
+        [int(np.abs(step).max()) for step in steps],
+    )
 
 
 def _note(job: Job, start: int) -> Path:
@@ -308,19 +302,33 @@ def _same_job(path: Path, what: dict[str, Json], out: Path) -> dict[str, Json]:
 
 
 def _conclude(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
-    """Write the manifest, then take the chunks' notes away."""
-    moved = Moved()
-    for start in range(0, len(source), CHUNK):
-        moved += Moved(**json.loads(_note(job, start).read_text()))
-    if not moved.changed:
-        raise DataError(f"defense {job.defense.name!r} changed no byte of {moved.images} images.")
+    """Write what changed by how much and the manifest, then take the chunks' notes away."""
+    changed, l2, largest = 0, 0.0, 0
+
+    def write(path: Path) -> None:
+        nonlocal changed, l2, largest
+        with path.open("w", newline="") as handle:
+            table = csv.writer(handle, lineterminator="\n")
+            table.writerow(["image", "l2", "largest_change"])
+            for start in range(0, len(source), CHUNK):
+                moved = Moved(**json.loads(_note(job, start).read_text()))
+                names = source.names(start, start + len(moved.l2))
+                table.writerows(zip(names, moved.l2, moved.largest, strict=True))
+                changed += sum(most > 0 for most in moved.largest)
+                l2 += sum(moved.l2)
+                largest = max(largest, *moved.largest)
+
+    write_aside(job.changes, write)
+    if not changed:
+        job.changes.unlink()
+        raise DataError(f"defense {job.defense.name!r} changed no byte of {len(source)} images.")
     device = pick_device(workshop.device)
     manifest: dict[str, Json] = {
         **json.loads((job.parts / JOB).read_text()),
         "parameters": job.defense.to_json(),
-        "changed": moved.changed,
-        "mean_l2": moved.l2 / moved.images,
-        "largest_change": moved.largest,
+        "changed": changed,
+        "mean_l2": l2 / len(source),
+        "largest_change": largest,
         "environment": environment(device, pick_dtype("auto", device)),
     }
     write_text(job.manifest, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
