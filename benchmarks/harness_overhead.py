@@ -51,9 +51,9 @@ REAL: dict[str, Any] = {
     "name": "real",
     "dataset": {"name": "shapes", "train": 2000, "test": 500},
     "attacks": [{"name": "badnets", "budget": 0.05}],
-    "targets": [0, 1, 2, 3],
+    "targets": [0, 1, 2],
     "defenses": [{"name": "jpeg", "quality": 75}],
-    "classifiers": [{"name": "hlb_xs", "recipe": {"epochs": 8}}],
+    "classifiers": [{"name": "hlb_xs", "recipe": {"epochs": 12}}],
     "seeds": [0, 1],
 }
 
