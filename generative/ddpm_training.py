@@ -25,12 +25,12 @@ from torch import Tensor
 
 from generative.checkpoints import load_training, save_training
 from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
-from generative.parallel import Workers, check_share, gradients, take_part
 from generative.unet import UNetConfig
 from harness.core.augment import check_crop, random_crop
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.optimizers import AdamW
+from harness.core.parallel import Workers, check_share, gradients, take_part
 from harness.core.seeds import stream, torch_generator
 
 
@@ -123,8 +123,8 @@ def train_ddpm(
 ) -> DDPM:
     """Train a noise predictor on images and return the averaged one.
 
-    Inside :func:`generative.parallel.together`, workers that all call this with the same arguments
-    share each update, and the first of them writes ``checkpoint``; each is shown its own rows.
+    Inside :func:`harness.core.parallel.together`, workers that all call this with the same
+    arguments share each update, and the first of them writes ``checkpoint``; each is shown its own rows.
 
     Args:
         images: uint8 (N, C, H, W); labels play no part.

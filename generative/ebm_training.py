@@ -27,11 +27,11 @@ from torch import Tensor
 from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.langevin import TEMPERATURE, langevin
-from generative.parallel import Workers, check_share, gradients, take_part
 from harness.core.augment import check_crop, random_crop
 from harness.core.device import Precision, channels_last, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.optimizers import Adam
+from harness.core.parallel import Workers, check_share, gradients, take_part
 from harness.core.seeds import stream, torch_generator
 
 
@@ -119,8 +119,8 @@ def train_ebm(
 ) -> EBM:
     """Train an energy network on images and return the averaged one.
 
-    Inside :func:`generative.parallel.together`, workers that all call this with the same arguments
-    share each update, and the first of them writes ``checkpoint``.
+    Inside :func:`harness.core.parallel.together`, workers that all call this with the same
+    arguments share each update, and the first of them writes ``checkpoint``.
 
     Args:
         images: uint8 (N, 3, H, W), H and W divisible by 4; labels play no part.

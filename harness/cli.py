@@ -464,6 +464,36 @@ def train_generator(
     )  # fmt: skip
 
 
+@cli.command(name="train-classifier")
+@click.argument("name")
+@click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")
+@click.option("--out", required=True, type=OnDisk(), help="Folder for the result.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="recipe.epochs=100")
+@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
+@click.option(
+    "--workers", default=1, type=click.IntRange(min=1), show_default=True,
+    help="Processes that share each batch, each with its threads or a GPU; several run on Ray.",
+)  # fmt: skip
+@click.option("--address", help="A Ray cluster for several workers: auto or HOST:PORT.")
+@device_option
+def train_classifier(
+    name: str,
+    dataset: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    seed: int,
+    threads: int,
+    workers: int,
+    address: str | None,
+    device: str,
+) -> None:
+    """Train a classifier on a whole dataset, to start transfer from; go on where it was stopped."""
+    from harness.classifier_training import train
+
+    train(name, dataset, out, overrides, seed, threads, device, open_console(), workers, address)
+
+
 @cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=OnDisk())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,28 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from generative.parallel import Workers, check_share, together
 from harness.artifacts import Store
 from harness.core.device import pick_device, use_threads
-from harness.core.errors import DataError, UsageError
-from harness.core.files import write_aside, write_text
+from harness.core.errors import UsageError
+from harness.core.files import write_aside
+from harness.core.parallel import Workers, check_share, together
 from harness.core.params import ComponentSpec, complete, complete_dataset, construct
 from harness.core.pixels import to_bytes
 from harness.core.protocols import GENERATORS
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
-from harness.study import Resources
+from harness.shared_training import (
+    CHECKPOINT,
+    NOTE,
+    check_workers,
+    on_ray,
+    open_folder,
+    parse_assignments,
+    same_training,
+)
 from harness.workshop import Workshop
 
 GRID = 8  # images per side of a sample grid
-
-
-def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Json]:
-    """Turn ``recipe.lr=3e-4`` and the like into nested parameters.
-
-    Raises:
-        UsageError: If one is no KEY=VALUE, or gives a part of what another gives as a whole.
-    """
-    params: dict[str, Json] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        *parents, last = key.split(".")
-        if not equals or not all((*parents, last)):
-            raise UsageError(f"--set takes KEY=VALUE, for example nf=32; got {text!r}.")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise UsageError(f"--set {text}: {parent!r} is {node!r}, which has no parts.")
-        node[last] = read_yaml(value, f"the value of --set {key}")
-    return params
 
 
 def train(
@@ -81,22 +67,17 @@ def train(
     spec = complete(GENERATORS, {"name": kind, **given}, "generator")
     source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
     construct(GENERATORS, spec, {})
-    if workers == 1 and address:
-        raise UsageError("--address is for several workers; give --workers too.")
+    check_workers(workers, device, address)
     if workers == 1:
         device = str(pick_device(device))
     use_threads(threads)
-    out = out.expanduser().resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {str(out)!r} cannot be written: {error.strerror}.") from error
+    out = open_folder(out)
     train_set = Workshop(Store(out)).dataset(source).train
     images = train_set.images
     what: dict[str, Json] = {
         "generator": spec.to_json(), "dataset": source.to_json(), "seed": seed, "out": str(out),
     }  # fmt: skip
-    _same_training(out / "training.json", {**_note(what), "images": train_set.digest})
+    same_training(out / NOTE, {**_note(what), "images": train_set.digest})
     shape = " x ".join(map(str, images.shape[1:]))
     console.print(f"{kind} on {source.name}: {len(images)} images of {shape}")
     _save_grid(out / "data.png", images[: GRID * GRID])
@@ -107,7 +88,10 @@ def train(
     if workers == 1:
         train_share(what, Workers(), device, tell, images)
     else:
-        _on_ray(what, workers, threads, device, address, tell)
+        recipe = what["generator"].get("recipe") or {}
+        if "batch_size" in recipe:  # known before anything is started
+            check_share(recipe["batch_size"], workers)
+        on_ray(train_share, what, workers, threads, device, address, tell)
     tell(f"written: {out}. In a study: {{path: {out}}}")
 
 
@@ -147,7 +131,7 @@ def train_share(
     with together(workers) as taken_part:
         model = generator.train(
             images, what["seed"],
-            device=device, checkpoint=out / "training.safetensors", on_progress=show,
+            device=device, checkpoint=out / CHECKPOINT, on_progress=show,
         )  # fmt: skip
     if workers.count > 1 and not taken_part:
         raise UsageError(f"generator {spec.name!r} is trained by one worker only; got --workers.")
@@ -158,55 +142,6 @@ def train_share(
 def _note(what: dict[str, Json]) -> dict[str, Json]:
     """Return what a generator's folder says of its making."""
     return {**what["generator"], "dataset": what["dataset"], "seed": what["seed"]}
-
-
-def _on_ray(
-    what: dict[str, Json],
-    workers: int,
-    threads: int,
-    device: str,
-    address: str | None,
-    tell: Callable[[str], None],
-) -> None:
-    recipe = what["generator"].get("recipe") or {}
-    if "batch_size" in recipe:  # known before anything is started
-        check_share(recipe["batch_size"], workers)
-    if ":" in device:
-        raise UsageError(f"--device {device} is one GPU; for several workers give cuda or cpu.")
-    from harness.cluster.session import require_shared, session
-
-    with session(address):
-        from harness.cluster.train import has_gpus, train_together
-
-        gpus = device == "cuda" or (device == "auto" and has_gpus())
-        require_shared({"output": Path(what["out"])})
-        train_together(
-            train_share,
-            what,
-            workers=workers,
-            resources=Resources(cpus=threads, gpus=float(gpus)),
-            folder=Path(what["out"]),
-            tell=tell,
-        )
-
-
-def _same_training(path: Path, what: dict[str, Json]) -> None:
-    """Note what a folder's training is of, and refuse a folder that is of another one.
-
-    A checkpoint does not know its images: it would go on with others without a word.
-    """
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text())
-            differing = [k for k in sorted({*earlier, *what}) if earlier.get(k) != what.get(k)]
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            raise DataError(f"{str(path)!r} is damaged: {error}; give another --out.") from error
-        if differing:
-            raise UsageError(
-                f"{str(path.parent)!r} holds a training with another {' and '.join(differing)}; "
-                "give another --out, or the same settings to go on."
-            )
-    write_text(path, json.dumps(what, indent=1, sort_keys=True) + "\n")
 
 
 def _save_grid(path: Path, images: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from harness.core.data import ImageSet
 from harness.core.device import channels_last, pick_dtype
 from harness.core.errors import DataError
 from harness.core.optimizers import SGD, Adam
+from harness.core.parallel import Workers, gradients
 from harness.core.protocols import TrainingHook
 from harness.core.recipe import Recipe
 from harness.core.seeds import stream, subseed
+
+ALONE = Workers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,18 @@ class Epoch:
     epoch: int
     loss: float
     rows: int
+
+
+class Checkpoint(Protocol):
+    """Where a training is kept after each epoch, and found again."""
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Put back what was kept, and return how many epochs it has behind it; 0 for nothing."""
+        ...
+
+    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+        """Keep a training that has so many epochs behind it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +121,14 @@ def fit(
     trainable: Sequence[nn.Parameter] | None = None,
     frozen_statistics: bool = False,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+    workers: Workers = ALONE,
+    checkpoint: Checkpoint | None = None,
 ) -> Predictor:
     """Train a network in place and return it as a predictor.
+
+    Several workers that call this with the same arguments share each batch: their gradients are
+    those of the whole, but for batch normalisation, whose statistics are those of each worker's
+    rows in training, and the mean of all workers' where it is used.
 
     Args:
         model: Float (B, C, H, W) in [0, 1] → logits.
@@ -119,20 +140,30 @@ def fit(
         trainable: Parameters to update; all of the model's unless given.
         frozen_statistics: Train in evaluation mode: batch normalisation keeps its statistics.
         on_epoch: Called after each epoch.
+        workers: Who shares the training; by default this process is alone.
+        checkpoint: Where the training is kept after each epoch, and from which it goes on: to the
+            very end that it would have come to without a stop.
 
     Raises:
         DataError: If there are no rows, or the loss stops being finite.
     """
     if not len(train):
         raise DataError("the training set is empty; there is nothing to train on.")
+    if workers.count > 1 and min(recipe.batch_size, len(train)) < 2 * workers.count:
+        raise DataError(
+            f"{workers.count} workers need two rows each of a batch; batch_size is "
+            f"{recipe.batch_size}, and there are {len(train)} rows."
+        )
     device = torch.device(device)
     dtype = pick_dtype(recipe.precision, device)
     model = channels_last(model.to(device))
     images, labels = torch.tensor(train.images).to(device), torch.tensor(train.labels).to(device)
     parameters = list(model.parameters() if trainable is None else trainable)
     optimizer = make_optimizer(parameters, recipe)
+    running = [b for name, b in model.named_buffers() if "running_" in name]
     seed = subseed(rng)
-    for epoch in range(recipe.epochs):
+    done = checkpoint.restore(model, optimizer) if checkpoint else 0
+    for epoch in range(done, recipe.epochs):
         rows = np.arange(len(train), dtype=np.int64)
         for hook in hooks:
             model.eval()
@@ -147,7 +178,7 @@ def fit(
         batches = [
             order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)
         ]
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > 1 and len(batches[-1]) < 2 * workers.count:
             batches.pop()  # batch normalisation has no variance over one row
         for index, batch in enumerate(batches):
             progress = (epoch + (index + 1) / len(batches)) / recipe.epochs
@@ -157,8 +188,10 @@ def fit(
             x = images[where].float().div_(255)
             for hook in hooks:
                 x = hook.on_batch(x, batch, noise)
-            loss = _step(model, augment(x, recipe, noise), labels[where], recipe, optimizer, dtype)
-            total += loss * len(batch)
+            x = augment(x, recipe, noise)
+            total += _step(model, x, labels[where], recipe, optimizer, dtype, workers) * len(batch)
+        if workers.count > 1:
+            workers.average([total, *running])
         mean = float(total) / sum(map(len, batches))
         if not np.isfinite(mean):
             raise DataError(
@@ -166,6 +199,8 @@ def fit(
             )
         if on_epoch:
             on_epoch(Epoch(epoch, mean, len(rows)), model)
+        if checkpoint:
+            checkpoint.keep(model, optimizer, epoch + 1)
     return Predictor(model.eval(), dtype)
 
 
@@ -209,11 +244,20 @@ def _step(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     dtype: torch.dtype,
+    workers: Workers = ALONE,
 ) -> Tensor:
+    """Update the network, and return the loss; of several workers, the mean is that of all rows."""
+    rows = len(x)
+    if workers.count > 1:
+        x, y = x[workers.part(rows)], y[workers.part(rows)]
     with _autocast(x.device, dtype):
         logits = model(x)
     loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+    if workers.count > 1:
+        loss = loss * (len(x) * workers.count / rows)  # parts may differ by a row
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if workers.count > 1:
+        workers.average(gradients([p for g in optimizer.param_groups for p in g["params"]]))
     optimizer.step()
     return loss.detach()

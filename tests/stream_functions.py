@@ -13,8 +13,9 @@ import numpy as np
 
 from generative.ebm import EBMConfig
 from generative.ebm_training import EBMRecipe, train_ebm
-from generative.parallel import together
 from generative.trainers.ebm import Ebm
+from harness.classifier_training import train_share
+from harness.core.parallel import together
 from harness.datasets.shapes import Shapes
 from harness.purify.job import purify_chunk
 
@@ -80,3 +81,15 @@ def train_ebm_here(
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     np.savez(folder / f"worker{workers.rank}.npz", **arrays)
     note(folder, f"{asdict(workers)}")
+
+
+def train_classifier_here(
+    payload: dict[str, Any], workers: Any, device: str, tell: Callable[[str], None]
+) -> None:
+    """Do one worker's share of a classifier's training, and obey orders for the end of an epoch."""
+
+    def told(line: str) -> None:
+        tell(line)
+        obey(Path(payload["out"]), line.partition(",")[0].replace("/", " of "))
+
+    train_share(payload, workers, device, told)

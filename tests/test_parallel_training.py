@@ -16,9 +16,9 @@ from torch import Tensor
 from generative.ddpm_training import DDPMRecipe, train_ddpm
 from generative.ebm import EBMConfig
 from generative.ebm_training import EBMRecipe, train_ebm
-from generative.parallel import Workers, together
 from generative.unet import UNetConfig
 from harness.core.errors import DataError
+from harness.core.parallel import Workers, together
 from harness.datasets.shapes import Shapes
 
 EBM_RECIPE = EBMRecipe(iterations=6, batch_size=8, bank_size=16, chain_steps=2, ema=0.5)
@@ -61,6 +61,10 @@ class Threads(Workers):
     def share(self, rows: int) -> slice:
         self.table.built[self.rank].set()
         return super().share(rows)
+
+    def part(self, rows: int) -> slice:
+        self.table.built[self.rank].set()
+        return super().part(rows)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         lists = self.table.exchange(self.rank, [t.clone() for t in tensors])

@@ -10,10 +10,13 @@ import torch
 
 from generative.ebm import EBMConfig
 from generative.ebm_training import train_ebm
+from harness.classifier_training import train_share
 from harness.core.errors import UsageError
+from harness.core.parallel import Workers
 from harness.datasets.shapes import Shapes
 from harness.study import Resources
-from tests.stream_functions import RECIPE, train_ebm_here
+from tests.stream_functions import RECIPE, train_classifier_here, train_ebm_here
+from tests.test_classifier_training import accuracy, silent, what
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 ONE = Resources(cpus=1)
@@ -45,6 +48,25 @@ def test_two_workers_one_of_which_dies(tmp_path: Path) -> None:
         for name, tensor in alone.items():
             np.testing.assert_array_equal(a[name], b[name])
             torch.testing.assert_close(torch.from_numpy(a[name]), tensor, rtol=1e-2, atol=1e-4)
+
+
+def test_a_classifier_by_two_workers_one_of_which_dies(tmp_path: Path) -> None:
+    """It goes on from the end of the epoch before, and is as good as that of one worker."""
+    from harness.cluster.train import train_together
+
+    both = what(tmp_path / "two")
+    (tmp_path / "two" / "epoch 3 of 8").write_text("die")  # before its checkpoint
+    lines: list[str] = []
+    train_together(
+        train_classifier_here, both,
+        workers=2, resources=ONE, folder=tmp_path, tell=lines.append,
+    )  # fmt: skip
+    assert (tmp_path / "two" / "epoch 3 of 8.taken").exists()
+    told = [line.partition(",")[0] for line in lines]
+    assert told[:-1] == [f"epoch {n}/8" for n in (1, 2, 3, 3, 4, 5, 6, 7, 8)]
+    train_share(what(tmp_path / "one"), Workers(), "cpu", silent)
+    assert accuracy(tmp_path / "one") > 0.5  # chance: 0.1
+    assert abs(accuracy(tmp_path / "one") - accuracy(tmp_path / "two")) < 0.1
 
 
 def test_more_workers_than_there_is_room_for(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import ray.train
 import ray.train.torch
 from ray.exceptions import RayError
 
-from generative.parallel import ProcessGroup, Workers
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
 from harness.core.files import write_text
+from harness.core.parallel import ProcessGroup, Workers
 from harness.core.values import Json
 from harness.study import Resources
 

@@ -7,8 +7,8 @@ from harness.core.params import ComponentSpec, complete
 from harness.core.protocols import DEFENSES
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
-from harness.generator_training import parse_assignments
 from harness.purify.job import Job
+from harness.shared_training import parse_assignments
 
 
 def read_defense(text: str, assignments: tuple[str, ...]) -> ComponentSpec:

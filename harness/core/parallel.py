@@ -41,6 +41,11 @@ class Workers:
         each = rows // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def part(self, rows: int) -> slice:
+        """Return which rows of a batch are this worker's: consecutive, nearly equally many."""
+        first, last = (place * rows // self.count for place in (self.rank, self.rank + 1))
+        return slice(first, last)
+
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over all workers, in place; all get the same bits."""
 

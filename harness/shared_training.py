@@ -1,0 +1,110 @@
+"""What commands that train one network share: a folder of one training, and several workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.core.errors import DataError, UsageError
+from harness.core.files import write_text
+from harness.core.parallel import Workers
+from harness.core.values import Json
+from harness.core.yaml_text import read_yaml
+from harness.study import Resources
+
+NOTE, CHECKPOINT = "training.json", "training.safetensors"
+Share = Callable[[dict[str, Json], Workers, str, Callable[[str], None]], None]
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Json]:
+    """Turn ``recipe.lr=3e-4`` and the like into nested parameters.
+
+    Raises:
+        UsageError: If one is no KEY=VALUE, or gives a part of what another gives as a whole.
+    """
+    params: dict[str, Json] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        *parents, last = key.split(".")
+        if not equals or not all((*parents, last)):
+            raise UsageError(f"--set takes KEY=VALUE, for example nf=32; got {text!r}.")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UsageError(f"--set {text}: {parent!r} is {node!r}, which has no parts.")
+        node[last] = read_yaml(value, f"the value of --set {key}")
+    return params
+
+
+def open_folder(out: Path) -> Path:
+    """Make the folder of a training, and return it as an absolute path.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    out = out.expanduser().resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {str(out)!r} cannot be written: {error.strerror}.") from error
+    return out
+
+
+def same_training(path: Path, what: dict[str, Json]) -> None:
+    """Note what a folder's training is of, and refuse a folder that is of another one.
+
+    A checkpoint does not know its images: it would go on with others without a word.
+    """
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text())
+            differing = [k for k in sorted({*earlier, *what}) if earlier.get(k) != what.get(k)]
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            raise DataError(f"{str(path)!r} is damaged: {error}; give another --out.") from error
+        if differing:
+            raise UsageError(
+                f"{str(path.parent)!r} holds a training with another {' and '.join(differing)}; "
+                "give another --out, or the same settings to go on."
+            )
+    write_text(path, json.dumps(what, indent=1, sort_keys=True) + "\n")
+
+
+def check_workers(workers: int, device: str, address: str | None) -> None:
+    """Refuse options that contradict each other, before anything is started.
+
+    Raises:
+        UsageError: If they do.
+    """
+    if workers == 1 and address:
+        raise UsageError("--address is for several workers; give --workers too.")
+    if workers > 1 and ":" in device:
+        raise UsageError(f"--device {device} is one GPU; for several workers give cuda or cpu.")
+
+
+def on_ray(
+    share: Share,
+    what: dict[str, Json],
+    workers: int,
+    threads: int,
+    device: str,
+    address: str | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Let several workers of a Ray do their shares of a training; ``what`` names its ``out``."""
+    from harness.cluster.session import require_shared, session
+
+    with session(address):
+        from harness.cluster.train import has_gpus, train_together
+
+        gpus = device == "cuda" or (device == "auto" and has_gpus())
+        require_shared({"output": Path(what["out"])})
+        train_together(
+            share,
+            what,
+            workers=workers,
+            resources=Resources(cpus=threads, gpus=float(gpus)),
+            folder=Path(what["out"]),
+            tell=tell,
+        )
