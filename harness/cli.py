@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,19 @@ def execute(
 
     @contextmanager
     def services(work: bool) -> Iterator[Any]:
-        # A tracker that cannot be reached is found before a Ray of our own is started, and a
-        # cluster that cannot be joined before the tracker notes a run.
+        # A cluster that cannot be joined is found before the tracker notes a run, and a server that
+        # cannot be reached before a Ray of our own is started. A store in a file takes as many
+        # seconds to import and to make as Ray to start: both at once.
         with ExitStack() as stack:
             running = stack.enter_context(executor()) if work and joins else None
-            sink = open_tracker()
-            if work and running is None:
+            own = work and running is None
+            if own and in_a_file(tracking):
+                opening = stack.enter_context(ThreadPoolExecutor(1)).submit(open_tracker)
                 running = stack.enter_context(executor())
+                sink = opening.result()
+            else:
+                sink = open_tracker()
+                running = stack.enter_context(executor()) if own else running
             yield running, sink
 
     status, numbers = "FAILED", {}
@@ -211,6 +218,18 @@ def execute(
     if not summary.complete:
         console.print(f"{summary.done} of {summary.planned} trials have a result.")
     return 0 if summary.complete else 1
+
+
+def in_a_file(tracking: str | None) -> bool:
+    """Whether runs are tracked, and by no server.
+
+    >>> in_a_file("http://127.0.0.1:5000"), in_a_file("sqlite:///x.db"), in_a_file(None)
+    (False, True, False)
+    """
+    if tracking is None:
+        return False
+    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:"
+    return uri.startswith(("sqlite:", "file:", "/"))
 
 
 def _report(folder: Path, console: Console) -> Any:
