@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import sys
 import tempfile
 import threading
 import time
@@ -24,12 +23,6 @@ from harness.execution import Done, Work, attempt
 from harness.study import Resources
 
 RETRIES = 1  # of a trial whose process or node died; what it raises itself is final
-# While one thread logs a trial, that of Tune waits for its turn dozens of times. Python hands it on
-# every 5 ms unless told otherwise; a study of short trials would wait more than it works.
-TURN_SECONDS = 5e-4
-# Tune hands a finished process the trial for which another is only starting, and ends that one. So
-# a new process is not done with its first trial before others that start with it are there.
-FIRST_SECONDS = 2.0
 
 
 def run_trials(
@@ -46,8 +39,6 @@ def run_trials(
     with tempfile.TemporaryDirectory(prefix="puregen-bench-") as folder:
         tuner = _tuner(function, payloads, resources, feed, folder)
         thread = threading.Thread(target=feed.watch, args=(tuner,), name="tune", daemon=True)
-        turn = sys.getswitchinterval()
-        sys.setswitchinterval(TURN_SECONDS)
         thread.start()
         try:
             while (done := feed.queue.get()) is not None:
@@ -60,7 +51,6 @@ def run_trials(
         finally:
             feed.stop.set()
             thread.join()
-            sys.setswitchinterval(turn)
     for index in sorted(missing):
         yield Done(index, None, feed.error or "Ray Tune ended without a result of this trial.")
 
@@ -164,13 +154,5 @@ def _trial(
     began = time.perf_counter()
     value, error = attempt(function, payloads[config["index"]])
     seconds = time.perf_counter() - began
-    _wait_for_others(seconds)
     # Seconds stand apart: Tune prints a line about a trial of which it has nothing to report.
     tune.report({"returned": json.dumps([value, error]), "seconds": seconds})
-
-
-def _wait_for_others(seconds: float, process: dict[str, bool] = {}) -> None:  # noqa: B006
-    """Wait for processes that start with this one, if its first trial has taken so few seconds."""
-    if not process.setdefault("waited", False):
-        process["waited"] = True
-        time.sleep(max(0.0, FIRST_SECONDS - seconds))
