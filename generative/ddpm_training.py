@@ -124,7 +124,8 @@ def train_ddpm(
     """Train a noise predictor on images and return the averaged one.
 
     Inside :func:`harness.core.parallel.together`, workers that all call this with the same
-    arguments share each update, and the first of them writes ``checkpoint``; each is shown its own rows.
+    arguments share each update, and the first of them writes ``checkpoint``; each is shown its own
+    rows.
 
     Args:
         images: uint8 (N, C, H, W); labels play no part.
