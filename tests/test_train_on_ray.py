@@ -65,7 +65,7 @@ def test_a_classifier_by_two_workers_one_of_which_dies(tmp_path: Path) -> None:
     told = [line.partition(",")[0] for line in lines]
     assert told[:-1] == [f"epoch {n}/8" for n in (1, 2, 3, 3, 4, 5, 6, 7, 8)]
     train_share(what(tmp_path / "one"), Workers(), "cpu", silent)
-    assert accuracy(tmp_path / "one") > 0.5  # chance: 0.1
+    assert accuracy(tmp_path / "one") > 0.6  # chance: 0.25
     assert abs(accuracy(tmp_path / "one") - accuracy(tmp_path / "two")) < 0.1
 
 
