@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from generative.checkpoints import load_training, save_training
 from harness.artifacts import Store
+from harness.checkpoint import TrainingFile
 from harness.core.data import Dataset
 from harness.core.device import pick_device, use_threads
 from harness.core.errors import UsageError
@@ -125,7 +122,7 @@ def train_share(
     identity = {k: what[k] for k in ("classifier", "dataset", "seed")}
     predict = fit(
         model, data.train, classifier.recipe, rng, device=device, on_epoch=show, workers=workers,
-        checkpoint=File(out / CHECKPOINT, identity, workers),
+        checkpoint=TrainingFile(out / CHECKPOINT, identity, writes=workers.rank == 0),
     )  # fmt: skip
     if workers.rank:
         return
@@ -142,47 +139,3 @@ def train_share(
     write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
     if sum(rows):
         tell(f"accuracy {sum(correct) / sum(rows):.1%} on {sum(rows)} test images")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A training kept in one file of tensors (see :class:`harness.training.Checkpoint`).
-
-    Attributes:
-        path: The file; all workers see it, and the first one writes it.
-        identity: What the training is of; a file of another one is refused.
-        workers: Who shares it.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
-    workers: Workers
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Put weights, statistics and the optimiser's averages back."""
-        if not self.path.exists():
-            return 0
-        tensors, done = load_training(self.path, self.identity)
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts[kind][rest] = tensor
-        model.load_state_dict(parts["model"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, field = name.partition(".")
-            state.setdefault(int(index), {})[field] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return done
-
-    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-        """Write the file, if this is the first worker."""
-        if self.workers.rank:
-            return
-        tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
-        for index, fields in optimizer.state_dict()["state"].items():
-            for field, value in fields.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{field}"] = value
-        save_training(self.path, tensors, self.identity, epochs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,7 +68,10 @@ def groups(trials: Sequence[TrialSpec]) -> list[list[TrialSpec]]:
 
 
 def run_together(
-    specs: Sequence[TrialSpec], workshop: Workshop, labels: Sequence[dict[str, str]]
+    specs: Sequence[TrialSpec],
+    workshop: Workshop,
+    labels: Sequence[dict[str, str]],
+    kept: Sequence[Path] | None = None,
 ) -> Iterator[tuple[int, TrialResult | Exception]]:
     """Run trials and yield each one's place and result, or what it failed with.
 
@@ -75,13 +79,15 @@ def run_together(
         specs: Trials that agree in dataset, scenario and classifier.
         workshop: Where everything comes from.
         labels: Short names of attacks, per trial.
+        kept: Where each one's training is kept on its way, if it is trained alone.
     """
     joint: dict[int, Prepared] = {}
     for place, spec in enumerate(specs):
         try:
             prepared = prepare(spec, workshop)
             if not joins(spec, workshop, prepared.hooks):
-                yield place, finish(prepared, workshop, labels[place])
+                path = kept[place] if kept else None
+                yield place, finish(prepared, workshop, labels[place], path)
                 continue
         except Exception as error:  # noqa: BLE001 - a failure takes no other trial with it
             yield place, error

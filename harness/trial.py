@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from harness.artifacts import Made
+from harness.checkpoint import TrainingFile
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.params import construct
@@ -42,6 +44,7 @@ class Victim(Protocol):
 
 
 WATCHED = 300  # test images, and triggered ones, at most, that curves look at after each epoch
+KEEP_SECONDS = 30.0  # of training that a trial which is killed loses, and one epoch, at most
 SAMPLES = 8  # poisoned rows kept as pictures: before, poisoned, purified
 
 
@@ -102,11 +105,14 @@ def prepare(spec: TrialSpec, workshop: Workshop) -> Prepared:
 
 
 def finish(
-    prepared: Prepared, workshop: Workshop, labels: dict[str, str] | None = None
+    prepared: Prepared,
+    workshop: Workshop,
+    labels: dict[str, str] | None = None,
+    kept: Path | None = None,
 ) -> TrialResult:
-    """Train the victim and evaluate it."""
+    """Train the victim and evaluate it; ``kept`` is where its training is kept on its way."""
     with prepared.cost.stage("train"):
-        predict, curves = train_victim(prepared, workshop)
+        predict, curves = train_victim(prepared, workshop, kept)
     return judge(prepared, workshop, predict, curves, labels)
 
 
@@ -144,7 +150,9 @@ def judge(
     return TrialResult(record, _samples(data.train, poisoned, prepared.purified))
 
 
-def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[str, list[float]]]:
+def train_victim(
+    prepared: Prepared, workshop: Workshop, kept: Path | None = None
+) -> tuple[Victim, dict[str, list[float]]]:
     """Train the victim; test images are looked at for curves only, nothing is chosen by them."""
     spec, test = prepared.spec, prepared.data.test
     classifier = construct(CLASSIFIERS, spec.classifier, {})
@@ -168,9 +176,15 @@ def train_victim(prepared: Prepared, workshop: Workshop) -> tuple[Victim, dict[s
         for probe, some in zip(probes, watched, strict=True):
             curves[f"success_{probe.name}"].append(share(now, *some))
 
+    checkpoint = None
+    if kept is not None and not prepared.hooks:  # of what a hook remembers nothing is kept
+        checkpoint = TrainingFile(
+            kept, {"spec_id": spec.spec_id}, curves=curves, every_seconds=KEEP_SECONDS, strict=False
+        )
     predict = workshop.component(SCENARIOS, spec.scenario).train(
         classifier, workshop.start(spec.classifier), prepared.purified,
         stream(spec.seeds.victim, "train"), hooks=prepared.hooks, device=device, on_epoch=on_epoch,
+        checkpoint=checkpoint,
     )  # fmt: skip
     return predict, curves
 

@@ -92,7 +92,9 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
     going = [i for i, s in enumerate(specs) if finished(run, s.spec_id) is None]  # after a crash
     specs, trials = [specs[i] for i in going], [trials[i] for i in going]
     errors: dict[str, Json] = {}
-    for place, result in run_together(specs, workshop, [each["labels"] for each in trials]):
+    kept = [checkpoint_path(run, spec.spec_id) for spec in specs]
+    labels = [each["labels"] for each in trials]
+    for place, result in run_together(specs, workshop, labels, kept):
         spec_id = specs[place].spec_id
         if isinstance(result, Exception):
             errors[spec_id] = described(result)
@@ -101,6 +103,7 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
         record = result.record.with_values(**names)
         write_arrays(samples_path(run, spec_id), result.samples)
         write_text(record_path(run, spec_id), record.to_json())  # last: it says that all is there
+        kept[place].unlink(missing_ok=True)
     return {"errors": errors}
 
 
@@ -125,3 +128,8 @@ def record_path(run: Path, spec_id: str) -> Path:
 def samples_path(run: Path, spec_id: str) -> Path:
     """Return where a trial's pictures are, or will be."""
     return run / "samples" / f"{spec_id}.npz"
+
+
+def checkpoint_path(run: Path, spec_id: str) -> Path:
+    """Return where a trial's training is kept while it lasts."""
+    return run / "checkpoints" / f"{spec_id}.safetensors"

@@ -248,10 +248,12 @@ class Scenario(Protocol):
         hooks: Sequence[TrainingHook] = (),
         device: Any = "cpu",
         on_epoch: Callable[[Any, nn.Module], None] | None = None,
+        checkpoint: Any = None,
     ) -> Any:
         """Train a victim and return it as a :class:`harness.training.Predictor`.
 
-        ``start`` is a predictor with the pretrained weights, or None.
+        ``start`` is a predictor with the pretrained weights, or None; ``checkpoint`` is where the
+        training is kept on its way (:class:`harness.training.Checkpoint`), or None.
         """
         ...
 

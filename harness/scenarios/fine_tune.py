@@ -13,7 +13,7 @@ from torch import nn
 from harness.core.data import ImageSet
 from harness.core.protocols import SCENARIOS, Classifier, TrainingHook
 from harness.scenarios._start import check_same_classes, network_of, new_head
-from harness.training import Epoch, Predictor, fit
+from harness.training import Checkpoint, Epoch, Predictor, fit
 
 
 @SCENARIOS.register(paper="arXiv:2005.00191")
@@ -43,6 +43,7 @@ class FineTune:
         hooks: Sequence[TrainingHook] = (),
         device: torch.device | str = "cpu",
         on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Predictor:
         """Train on as the classifier's recipe says."""
         model = network_of(start)
@@ -51,5 +52,5 @@ class FineTune:
         check_same_classes(model, train.num_classes)
         return fit(
             model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch,
-            frozen_statistics=self.batch_norm == "frozen",
+            checkpoint=checkpoint, frozen_statistics=self.batch_norm == "frozen",
         )  # fmt: skip

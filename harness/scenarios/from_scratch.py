@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.core.data import ImageSet
 from harness.core.protocols import SCENARIOS, Classifier, TrainingHook
-from harness.training import Epoch, Predictor, build_model, fit
+from harness.training import Checkpoint, Epoch, Predictor, build_model, fit
 
 
 @SCENARIOS.register()
@@ -33,9 +33,11 @@ class FromScratch:
         hooks: Sequence[TrainingHook] = (),
         device: torch.device | str = "cpu",
         on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Predictor:
         """Train as the classifier's recipe says; ``start`` is not used."""
         model = build_model(classifier.build, train.num_classes, train.image_shape, rng)
         return fit(
-            model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch
-        )
+            model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch,
+            checkpoint=checkpoint,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from harness.core.data import ImageSet
 from harness.core.protocols import SCENARIOS, Classifier, TrainingHook
 from harness.scenarios._heads import FrozenFeatures, HeadPredictor, train_on_features
 from harness.scenarios._start import linear_head, network_of, new_head
-from harness.training import Epoch, Predictor, fit
+from harness.training import Checkpoint, Epoch, Predictor, fit
 
 
 @SCENARIOS.register(paper="arXiv:2005.00191")
@@ -40,6 +40,7 @@ class LinearTransfer:
         hooks: Sequence[TrainingHook] = (),
         device: torch.device | str = "cpu",
         on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Predictor:
         """Train the head as the classifier's recipe says."""
         model = new_head(network_of(start), train.num_classes, rng).to(device)
@@ -49,7 +50,7 @@ class LinearTransfer:
         head = linear_head(model).requires_grad_(True)
         return fit(
             model, train, recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch,
-            trainable=list(head.parameters()), frozen_statistics=True,
+            checkpoint=checkpoint, trainable=list(head.parameters()), frozen_statistics=True,
         )  # fmt: skip
 
     def joins(self, classifier: Classifier, hooks: Sequence[TrainingHook]) -> bool:
