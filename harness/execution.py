@@ -58,13 +58,13 @@ class Executor(Protocol):
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
     ) -> Iterator[Done]:
-        """Run what trials are made of: trained networks, crafted poisons."""
+        """Run few pieces, or many short ones: trainings of networks."""
         ...
 
     def stream(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
     ) -> Iterator[Done]:
-        """Run units of which many use the same networks: blocks of rows to purify."""
+        """Run units of which many use the same networks: poisons, blocks of rows to purify."""
         ...
 
     def trials(

@@ -41,7 +41,9 @@ def make_units(
     for _, wave in itertools.groupby(missing, key=lambda u: u.wave):
         ready = [u for u in wave if u.trials & (wanted - doomed.keys())]
         payloads = [{**common, **u.payload} for u in ready]
-        run = executor.stream if any(u.purifies for u in ready) else executor.units
+        # Poisons and purified rows are many, and share networks; trainings are few.
+        many = any(u.stage != "networks" for u in ready)
+        run = executor.stream if many else executor.units
         for done in run(make_unit, payloads, resources):
             unit = ready[done.index]
             if not done.error:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Protocol
 
@@ -176,15 +177,18 @@ def train_victim(
         for probe, some in zip(probes, watched, strict=True):
             curves[f"success_{probe.name}"].append(share(now, *some))
 
-    checkpoint = None
-    if kept is not None and not prepared.hooks:  # of what a hook remembers nothing is kept
-        checkpoint = TrainingFile(
+    scenario = workshop.component(SCENARIOS, spec.scenario)
+    kept_on_the_way: dict[str, TrainingFile] = {}
+    # Of what a hook remembers nothing is kept; and a scenario may do without.
+    takes = "checkpoint" in signature(scenario.train).parameters
+    if kept is not None and takes and not prepared.hooks:
+        kept_on_the_way["checkpoint"] = TrainingFile(
             kept, {"spec_id": spec.spec_id}, curves=curves, every_seconds=KEEP_SECONDS, strict=False
         )
-    predict = workshop.component(SCENARIOS, spec.scenario).train(
+    predict = scenario.train(
         classifier, workshop.start(spec.classifier), prepared.purified,
         stream(spec.seeds.victim, "train"), hooks=prepared.hooks, device=device, on_epoch=on_epoch,
-        checkpoint=checkpoint,
+        **kept_on_the_way,
     )  # fmt: skip
     return predict, curves
 

@@ -18,16 +18,18 @@ import torch
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
 from harness.cluster.executor import RayExecutor
+from harness.core.files import read_arrays
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
+from harness.craft import craft_study
 from harness.execution import Done, InProcess
 from harness.progress import Progress
 from harness.purify.job import CHUNK, Job, run_job
-from harness.study import Resources
+from harness.study import Resources, read_study
 from tests.cluster_functions import misbehave, square
 from tests.stream_functions import purify_noting
 from tests.test_cluster import ONE, TWO, check_troubles, troubles, values
-from tests.tiny import workshop
+from tests.tiny import workshop, write_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 CHUNKS = 6
@@ -132,3 +134,33 @@ def test_chunks_of_a_purification(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a["images"], b["images"])
         np.testing.assert_array_equal(a["images"], c["images"])
         assert not np.array_equal(a["images"], images)
+
+
+def test_poisons_of_many_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than eight per processor go through Ray Data, to the same bytes."""
+    from harness.cluster import streaming
+
+    streamed, run_stream = list[int](), streaming.run_stream
+
+    def noted(function: Any, payloads: Sequence[dict[str, Any]], resources: Resources) -> Any:
+        streamed.append(len(payloads))
+        return run_stream(function, payloads, resources)
+
+    monkeypatch.setattr(streaming, "run_stream", noted)
+    attacks = [{"name": "badnets", "budget": 0.2}, {"name": "blended", "budget": 0.2}]
+    study = read_study(write_study(tmp_path, attacks=attacks, targets=list(range(10))))
+    found = []
+    for name, executor in (("here", InProcess()), ("streamed", RayExecutor())):
+        shop = workshop(tmp_path / name)
+        crafted, errors = craft_study(
+            study, shop, lambda executor=executor: nullcontext(executor), Progress.silent(), None
+        )
+        assert errors == [] and len(crafted) == 20
+        paths = sorted((tmp_path / name / "store" / "poison").glob("*/poison.npz"))
+        found.append({path.parent.name: read_arrays(path) for path in paths})
+    assert streamed == [20]
+    here, there = found
+    assert here.keys() == there.keys() and len(here) == 20
+    for key, arrays in here.items():
+        for array, values_there in zip(arrays.values(), there[key].values(), strict=True):
+            np.testing.assert_array_equal(array, values_there)

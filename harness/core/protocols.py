@@ -253,7 +253,8 @@ class Scenario(Protocol):
         """Train a victim and return it as a :class:`harness.training.Predictor`.
 
         ``start`` is a predictor with the pretrained weights, or None; ``checkpoint`` is where the
-        training is kept on its way (:class:`harness.training.Checkpoint`), or None.
+        training is kept on its way (:class:`harness.training.Checkpoint`), or None. A scenario
+        without that argument is right too: its trials begin anew when they are killed.
         """
         ...
 
