@@ -15,14 +15,12 @@ from harness.artifacts import Store
 from harness.checkpoint import TrainingFile
 from harness.core.data import Dataset
 from harness.core.device import pick_device, use_threads
-from harness.core.errors import UsageError
 from harness.core.files import write_aside, write_text
 from harness.core.parallel import Workers
-from harness.core.params import ComponentSpec, complete, complete_dataset, construct
+from harness.core.params import ComponentSpec, construct
 from harness.core.protocols import CLASSIFIERS
 from harness.core.seeds import stream
 from harness.core.values import Json
-from harness.core.yaml_text import read_yaml
 from harness.evaluation import count_per_class
 from harness.shared_training import (
     CHECKPOINT,
@@ -30,10 +28,10 @@ from harness.shared_training import (
     check_workers,
     on_ray,
     open_folder,
-    parse_assignments,
+    read_specs,
     same_training,
 )
-from harness.training import Epoch, build_model, fit
+from harness.training import Epoch, build_model, check_parts, fit
 from harness.workshop import Workshop
 
 WEIGHTS, RESULT = "weights.safetensors", "result.json"
@@ -66,12 +64,7 @@ def train(
         workers: How many processes share each batch; more than one run on Ray.
         address: Of the Ray of several workers; None starts one.
     """
-    given = parse_assignments(assignments)
-    if "name" in given:
-        raise UsageError(f"the classifier is {name!r}, given as an argument; leave out --set name.")
-    spec = complete(CLASSIFIERS, {"name": name, **given}, "classifier")
-    source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
-    construct(CLASSIFIERS, spec, {})
+    spec, source = read_specs(CLASSIFIERS, name, assignments, dataset)
     check_workers(workers, device, address)
     if workers == 1:
         device = str(pick_device(device))
@@ -81,7 +74,9 @@ def train(
     what: dict[str, Json] = {
         "classifier": spec.to_json(), "dataset": source.to_json(), "seed": seed, "out": str(out),
     }  # fmt: skip
-    same_training(out / NOTE, {k: v for k, v in what.items() if k != "out"})
+    note = {k: v for k, v in what.items() if k != "out"}
+    check_parts(construct(CLASSIFIERS, spec, {}).recipe, len(data.train), workers)
+    same_training(out / NOTE, {**note, "images": data.train.digest})
     console.print(f"{name} on {source.name}: {len(data.train)} images")
 
     def tell(line: str) -> None:

@@ -35,6 +35,7 @@ from harness.cli_options import (
     set_option,
     store_option,
     study_argument,
+    training_options,
 )
 from harness.core.errors import UsageError
 from harness.generator_commands import generators
@@ -451,19 +452,7 @@ def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
 
 @cli.command(name="train-generator")
 @click.argument("kind")
-@click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")
-@click.option("--out", required=True, type=OnDisk(), help="Folder for the result.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="nf=32, recipe.lr=3e-4"
-)
-@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
-@click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
-@click.option(
-    "--workers", default=1, type=click.IntRange(min=1), show_default=True,
-    help="Processes that share each update, each with its threads or a GPU; several run on Ray.",
-)  # fmt: skip
-@click.option("--address", help="A Ray cluster for several workers: auto or HOST:PORT.")
-@device_option
+@training_options
 def train_generator(
     kind: str,
     dataset: str,
@@ -485,17 +474,7 @@ def train_generator(
 
 @cli.command(name="train-classifier")
 @click.argument("name")
-@click.option("--dataset", required=True, help="Name, or YAML mapping: '{name: npz, path: x.npz}'.")
-@click.option("--out", required=True, type=OnDisk(), help="Folder for the result.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="recipe.epochs=100")
-@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
-@click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True)
-@click.option(
-    "--workers", default=1, type=click.IntRange(min=1), show_default=True,
-    help="Processes that share each batch, each with its threads or a GPU; several run on Ray.",
-)  # fmt: skip
-@click.option("--address", help="A Ray cluster for several workers: auto or HOST:PORT.")
-@device_option
+@training_options
 def train_classifier(
     name: str,
     dataset: str,

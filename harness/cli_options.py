@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,33 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that trains one network its options."""
+    for option in reversed(
+        (
+            click.option(
+                "--dataset", required=True,
+                help="Name, or YAML mapping: '{name: npz, path: x.npz}'.",
+            ),
+            click.option("--out", required=True, type=OnDisk(), help="Folder for the result."),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                help="nf=32, recipe.lr=3e-4",
+            ),
+            click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
+            click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True),
+            click.option(
+                "--workers", default=1, type=click.IntRange(min=1), show_default=True,
+                help="Processes that share each update, each with its threads or a GPU; "
+                "several run on Ray.",
+            ),
+            click.option(
+                "--address", help="A Ray cluster for several workers: auto or HOST:PORT."
+            ),
+            device_option,
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -16,18 +16,17 @@ from harness.core.device import pick_device, use_threads
 from harness.core.errors import UsageError
 from harness.core.files import write_aside
 from harness.core.parallel import Workers, check_share, together
-from harness.core.params import ComponentSpec, complete, complete_dataset, construct
+from harness.core.params import ComponentSpec, construct
 from harness.core.pixels import to_bytes
 from harness.core.protocols import GENERATORS
 from harness.core.values import Json
-from harness.core.yaml_text import read_yaml
 from harness.shared_training import (
     CHECKPOINT,
     NOTE,
     check_workers,
     on_ray,
     open_folder,
-    parse_assignments,
+    read_specs,
     same_training,
 )
 from harness.workshop import Workshop
@@ -61,12 +60,7 @@ def train(
         workers: How many processes share each update; more than one run on Ray.
         address: Of the Ray of several workers; None starts one.
     """
-    given = parse_assignments(assignments)
-    if "name" in given:
-        raise UsageError(f"the generator is {kind!r}, given as an argument; leave out --set name.")
-    spec = complete(GENERATORS, {"name": kind, **given}, "generator")
-    source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
-    construct(GENERATORS, spec, {})
+    spec, source = read_specs(GENERATORS, kind, assignments, dataset)
     check_workers(workers, device, address)
     if workers == 1:
         device = str(pick_device(device))

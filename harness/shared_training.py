@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_text
 from harness.core.parallel import Workers
+from harness.core.params import ComponentSpec, complete, complete_dataset, construct
+from harness.core.registry import Registry
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
 from harness.study import Resources
@@ -36,6 +39,31 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Json]:
                 raise UsageError(f"--set {text}: {parent!r} is {node!r}, which has no parts.")
         node[last] = read_yaml(value, f"the value of --set {key}")
     return params
+
+
+def read_specs(
+    registry: Registry[Any], name: str, assignments: tuple[str, ...], dataset: str
+) -> tuple[ComponentSpec, ComponentSpec]:
+    """Return what to train and on what, as specs of a component and of a dataset.
+
+    Args:
+        registry: Of the component.
+        name: Of the component.
+        assignments: ``key=value`` parameters of it.
+        dataset: Name or YAML mapping.
+
+    Raises:
+        UsageError: If one is unknown, or has parameters that it cannot have.
+    """
+    given = parse_assignments(assignments)
+    if "name" in given:
+        raise UsageError(
+            f"the {registry.kind} is {name!r}, given as an argument; leave out --set name."
+        )
+    spec = complete(registry, {"name": name, **given}, registry.kind)
+    source = complete_dataset(read_yaml(dataset, "--dataset"), "--dataset")
+    construct(registry, spec, {})
+    return spec, source
 
 
 def open_folder(out: Path) -> Path:

@@ -149,11 +149,7 @@ def fit(
     """
     if not len(train):
         raise DataError("the training set is empty; there is nothing to train on.")
-    if workers.count > 1 and min(recipe.batch_size, len(train)) < 2 * workers.count:
-        raise DataError(
-            f"{workers.count} workers need two rows each of a batch; batch_size is "
-            f"{recipe.batch_size}, and there are {len(train)} rows."
-        )
+    check_parts(recipe, len(train), workers.count)
     device = torch.device(device)
     dtype = pick_dtype(recipe.precision, device)
     model = channels_last(model.to(device))
@@ -202,6 +198,19 @@ def fit(
         if checkpoint:
             checkpoint.keep(model, optimizer, epoch + 1)
     return Predictor(model.eval(), dtype)
+
+
+def check_parts(recipe: Recipe, rows: int, workers: int) -> None:
+    """Check that each of several workers has two rows of a batch: one has no variance.
+
+    Raises:
+        DataError: If not.
+    """
+    if workers > 1 and min(recipe.batch_size, rows) < 2 * workers:
+        raise DataError(
+            f"{workers} workers need two rows each of a batch; batch_size is "
+            f"{recipe.batch_size}, and there are {rows} rows."
+        )
 
 
 def make_optimizer(

@@ -172,3 +172,8 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert cli("train-classifier", "hlb_x", "--dataset", data, "--out", "other") == 2
     assert "Did you mean 'hlb_xs'" in cli.err and not (tmp_path / "other").exists()
     assert cli(*given, *small, "--address", "auto") == 2
+    more = data.replace("200", "300")  # a checkpoint does not know its images
+    assert cli("train-classifier", "hlb_xs", "--dataset", more, "--out", "net", *small) == 2
+    assert "another dataset and images" in cli.err
+    assert cli(*given[:-1], "new", *small, "--set", "recipe.batch_size=4", "--workers", 3) == 2
+    assert "3 workers need two rows each" in cli.err
