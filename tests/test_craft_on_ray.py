@@ -36,7 +36,7 @@ def test_poisons_do_not_depend_on_who_makes_them(tmp_path) -> None:
         {"name": name, **{k: v for k, v in a.example.items() if k != a.target_field}}
         for name, a in examples.items()
     ]
-    dataset = {"name": "shapes", "train": 300, "test": 100}
+    dataset = {"name": "shapes", "train": 200, "test": 60}
     study = write_study(tmp_path, dataset=dataset, attacks=attacks, targets=[0, 1])
     alone = crafted(tmp_path, study, "--in-process")
     assert len(alone) == 2 * (len(NAMES) - 1) + 1  # ntga has no target
