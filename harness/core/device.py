@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from functools import cache
@@ -16,6 +17,8 @@ from harness.core.errors import UsageError
 # or an odd number, in other ways, which round otherwise, and the result of a row must not depend on
 # the rows beside it.
 ALIKE_ROWS = 16
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "fp32", "bf16"]
@@ -51,7 +54,14 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
         else:
             fast = device.type == "cpu" and _cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
+    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        _warn_of_emulation()
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@cache  # once in a process
+def _warn_of_emulation() -> None:
+    logger.warning("bf16 was asked for, which this processor emulates: many times slower than fp32")
 
 
 def use_threads(count: int) -> None:
