@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from harness.report.chart_targets import per_target, target_squares
 from harness.report.chart_tradeoff import tradeoff
 from harness.report.figures import draw_all
 from harness.report.inline import svg_element
+from harness.report.panels import panels, titles
 from harness.report.samples import galleries
 from harness.report.style import UNDEFENDED, looks
 from harness.report.summary import Summary, summarise
@@ -194,3 +196,15 @@ def test_the_report_needs_no_pyplot_and_no_cluster() -> None:
         cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_long_settings_do_not_make_panels_narrow(summary: Summary) -> None:
+    name = "npz train_per_class=50 train_skip_per_class=450 size=32 seed=0"
+    (duel, *_) = (d for d in summary.duels if d.attack == "narcissus")
+    figure, axes = panels(2)
+    for ax in axes:
+        titles(ax, replace(duel, setting=(name, *duel.setting[1:])), "x", "y")
+    figure.draw_without_rendering()
+    assert all(ax.get_position().width > 0.3 for ax in axes)
+    lines = axes[0].texts[0].get_text().split("\n")
+    assert len(lines) > 1 and lines[-1].endswith("n\u00a0=\u00a04")

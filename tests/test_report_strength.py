@@ -136,11 +136,13 @@ def test_families_of_varied_numbers() -> None:
         own.pop("net.seed")
     found = grids(items)
     assert [(f.keys, f.fixed, len(f.members)) for f in found] == [
-        (("a", "b"), "c=5", 6), (("a", "b"), "c=6", 6),
+        (("a, with it d", "b"), "c=5", 6), (("a, with it d", "b"), "c=6", 6),
     ]  # fmt: skip
     assert found[1].members[2.0, 0.2] == (2, 0.2, 6)
     each = lines(items)
-    assert [(f.keys, f.fixed) for f in each][:2] == [(("a",), "b=0.1, c=5"), (("a",), "b=0.1, c=6")]
+    assert [(f.keys, f.fixed) for f in each][:2] == [
+        (("a, with it d",), "b=0.1, c=5"), (("a, with it d",), "b=0.1, c=6"),
+    ]  # fmt: skip
     assert len(each) == 4 + 6 + 6
     attacks = [{"name": "x", "eps": 8, "target": t} for t in (1, 2)]
     assert shared(attacks) == {"name": "x", "eps": 8}

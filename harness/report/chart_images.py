@@ -37,10 +37,17 @@ def image_grid(gallery: Gallery) -> Figure:
             grey = shown.shape[2] == 1
             ax.imshow(shown[:, :, 0] if grey else shown, cmap="gray", vmin=0, vmax=255)
             ax.set_axis_off()
-        axes[0, column].set_title(
-            "\n".join(textwrap.wrap(name, 16)), fontsize=7.5, loc="center", fontweight="normal"
-        )
+        axes[0, column].set_title(_in_lines(name), fontsize=7.5, loc="center", fontweight="normal")
     return figure
+
+
+def _in_lines(name: str) -> str:
+    """Break a label where words end and after equals signs.
+
+    >>> _in_lines("puregen_ddpm sampler=ancestral network_calls=8")
+    'puregen_ddpm\\nsampler=\\nancestral\\nnetwork_calls=8'
+    """
+    return "\n".join(textwrap.wrap(name.replace("=", "= "), 16)).replace("= ", "=")
 
 
 def amplified(clean: NDArray[np.uint8], poisoned: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from harness.report.summary import Duel, Row, Summary
 
 _PANEL = (4.2, 3.2)  # inches; three in a row fill a page
 _ENTRY = 0.18  # inches: height of a line of the legend
+_LETTERS_PER_INCH = 18  # of 7.5 points
 
 
 def panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
@@ -77,15 +79,25 @@ def headings(
         rows: What is drawn, whose trials are counted.
     """
     dead = " (dead attack)" if any(DEAD in r.flags for d in duels for r in d.rows) else ""
-    ax.set_title(f"{heading}{dead}\n", fontsize=9.5)
     counts = sorted({r.trials for r in rows if r.trials})
-    trials = " to ".join(map(str, [counts[0], counts[-1]][: len(counts)]))
+    trials = "\u00a0to\u00a0".join(map(str, [counts[0], counts[-1]][: len(counts)]))
     setting = (part for part in duels[0].setting if part)
-    below = ", ".join([*(fact for fact in facts if fact), *setting, f"n = {trials}"])
+    below = ", ".join([*(fact for fact in facts if fact), *setting, f"n\u00a0=\u00a0{trials}"])
+    lines = textwrap.wrap(below, _letters(ax), break_on_hyphens=False)
+    # The title keeps the room for the lines below it; they take no part in the layout, which would
+    # make the panel narrower for a long one.
+    ax.set_title(f"{heading}{dead}" + "\n" * len(lines), fontsize=9.5)
     ax.annotate(
-        below, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
+        "\n".join(lines), (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
         fontsize=7.5, color=FAINT, va="bottom",
-    )  # fmt: skip
+    ).set_in_layout(False)  # fmt: skip
+
+
+def _letters(ax: Axes) -> int:
+    """Return how many small letters fit above a panel."""
+    place = ax.get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
+    return max(20, int(_LETTERS_PER_INCH * (ax.figure.bbox.width / ax.figure.dpi / columns - 0.8)))
 
 
 def legend(

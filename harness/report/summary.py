@@ -283,7 +283,8 @@ def _goal(group: Iterable[Trial]) -> str:
 
 def _class_name(trial: Trial, target: int | None) -> str:
     names = trial.record.class_names
-    return names[target] if target is not None and target < len(names) else ""
+    name = names[target] if target is not None and target < len(names) else ""
+    return "" if name == str(target) else name  # data whose classes are numbered
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -20,7 +20,8 @@ class Family(Generic[T]):
 
     Attributes:
         name: Of the component.
-        keys: Names of the varied parameters, as short as they are clear.
+        keys: Names of the varied parameters, as short as they are clear; where another rises and
+            falls with one, it is named too: ``network_calls, with it steps``.
         fixed: ``repeats=2``: what tells this family from its neighbours, or "".
         members: By the values of the varied parameters, ascending.
     """
@@ -33,10 +34,14 @@ class Family(Generic[T]):
 
 @dataclass(frozen=True)
 class _Group(Generic[T]):
-    """Members alike but for numbers; ``keys`` are the dotted names of those that vary."""
+    """Members alike but for numbers.
+
+    ``keys`` are the dotted names of those that vary, ``along`` those that vary with one of them.
+    """
 
     items: Sequence[tuple[Flat, T]]
     keys: tuple[str, ...]
+    along: Mapping[str, Sequence[str]]
     fixed: str = ""
 
 
@@ -110,12 +115,15 @@ def _groups(items: Sequence[tuple[Flat, T]]) -> Iterator[_Group[T]]:
         rest = {k: None if _is_dose(k, v) else [v] for k, v in item[0].items()}
         parts.setdefault(json.dumps(rest, sort_keys=True), []).append(item)
     for part in parts.values():
-        keys: list[str] = []
+        along: dict[str, list[str]] = {}
         for key in _varying(part, [k for k, v in part[0][0].items() if _is_dose(k, v)]):
-            if not any(_together(part, key, other) for other in keys):
-                keys.append(key)
-        if keys:
-            yield _Group(part, tuple(keys))
+            leader = next((other for other in along if _together(part, key, other)), None)
+            if leader is None:
+                along[key] = []
+            else:
+                along[leader].append(key)
+        if along:
+            yield _Group(part, tuple(along), along)
 
 
 def _values(items: Sequence[tuple[Flat, T]], key: str) -> set[Any]:
@@ -140,7 +148,7 @@ def _split(group: _Group[T], others: Sequence[str]) -> Iterator[_Group[T]]:
     names = _short(group.items[0][0], others)
     for values in sorted(parts):
         fixed = ", ".join(f"{n}={v:g}" for n, v in zip(names, values, strict=True))
-        yield _Group(parts[values], group.keys, fixed)
+        yield _Group(parts[values], group.keys, group.along, fixed)
 
 
 def _families(group: _Group[T], axes: Sequence[str]) -> list[Family[T]]:
@@ -148,11 +156,11 @@ def _families(group: _Group[T], axes: Sequence[str]) -> list[Family[T]]:
         return []
     own = group.items[0][0]
     members = {tuple(float(f[k]) for k in axes): member for f, member in group.items}
-    return [
-        Family(
-            str(own.get("name", "")), _short(own, axes), group.fixed, dict(sorted(members.items()))
-        )
-    ]
+    names = tuple(
+        ", with it ".join((name, *_short(own, _varying(group.items, group.along[key]))))
+        for name, key in zip(_short(own, axes), axes, strict=True)
+    )
+    return [Family(str(own.get("name", "")), names, group.fixed, dict(sorted(members.items())))]
 
 
 def _short(own: Flat, keys: Sequence[str]) -> tuple[str, ...]:
