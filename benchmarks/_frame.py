@@ -126,9 +126,7 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
         print(_raise_peak(arguments, cases))
         return
     began = _load()
-    # Without hardware for it, bf16 is emulated: such a peak means nothing, and takes minutes.
-    native = {torch.float32, pick_dtype("auto", device)}
-    peaks = {name: peak(device, dtype) for name, dtype in TYPES.items() if dtype in native}
+    peaks = {name: peak(device, TYPES[name]) for name in native(device)}
     found = [_measure(i, case, arguments, peaks) for i, case in enumerate(cases(arguments))]
     result = {
         "benchmark": name,
@@ -145,6 +143,15 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
     failed = [case["what"] for case in found if not case["agrees"]]
     if failed or result["imported"]:
         sys.exit(f"results differ in {failed}; imported: {result['imported']}")
+
+
+def native(device: torch.device | str) -> list[str]:
+    """Return the types of ``TYPES`` that a device computes in.
+
+    Without hardware for it bf16 is emulated: what is measured then means nothing, and takes minutes.
+    """
+    there = {torch.float32, pick_dtype("auto", torch.device(device))}
+    return [name for name, dtype in TYPES.items() if dtype in there]
 
 
 def synchronize(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _frame import STRAIGHTFORWARD, TYPES, Case, Form, parser, run
+from _frame import STRAIGHTFORWARD, Case, Form, native, parser, run
 from torch import Tensor, nn
 
 from harness.core.data import ImageSet
@@ -115,7 +115,7 @@ def _case(name: str, arguments: argparse.Namespace) -> Case:
             return straightforward(model, part(batch), recipe(batch, "fp32"), seed, device)
 
         forms.append(Form(STRAIGHTFORWARD, work, precision="fp32", **options))
-        for p in TYPES:
+        for p in native(device):
 
             def work(batch: int = batch, p: str = p) -> object:
                 return ours(batch, p)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _frame import STRAIGHTFORWARD, TYPES, Case, Form, parser, run
+from _frame import STRAIGHTFORWARD, TYPES, Case, Form, native, parser, run
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -162,7 +162,7 @@ def _case(size: str, config: UNetConfig, arguments: argparse.Namespace) -> Case:
         options = {"count": batch * steps, "variant": f"batch {batch}"}
         work = lambda some=some: straightforward(some, plain, steps)  # noqa: E731
         forms.append(Form(STRAIGHTFORWARD, work, precision="fp32", **options))
-        for p in TYPES:
+        for p in native(device):
             work = lambda batch=batch, p=p: purify(batch, p)  # noqa: E731
             forms.append(Form(f"ours, {p}", work, precision=p, **options))
     name = "the small network" if size == "small" else f"the published network, width {size}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from _frame import STRAIGHTFORWARD, TYPES, Case, Form, parser, run
+from _frame import STRAIGHTFORWARD, TYPES, Case, Form, native, parser, run
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -110,7 +110,7 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
                 precision=precision,
                 **options,
             )
-            for precision in TYPES
+            for precision in native(device)
         ]
     what = f"Langevin purification, nf {nf}, {steps} steps"
     return Case(what, "image and step", forms, check, TARGETS.get(nf))

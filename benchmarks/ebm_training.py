@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from _frame import STRAIGHTFORWARD, TYPES, Case, Form, parser, run
+from _frame import STRAIGHTFORWARD, Case, Form, native, parser, run
 from numpy.typing import NDArray
 
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
@@ -99,7 +99,7 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
             return straightforward(images, nf, updates, batch, chain, device)
 
         forms.append(Form(STRAIGHTFORWARD, work, precision="fp32", **options))
-        for p in TYPES:
+        for p in native(device):
 
             def work(batch: int = batch, p: str = p) -> object:
                 return ours(batch, p)
