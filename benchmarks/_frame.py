@@ -148,7 +148,7 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
 def native(device: torch.device | str) -> list[str]:
     """Return the types of ``TYPES`` that a device computes in.
 
-    Without hardware for it bf16 is emulated: what is measured then means nothing, and takes minutes.
+    Without hardware for it bf16 is emulated: what is measured means nothing, and takes minutes.
     """
     there = {torch.float32, pick_dtype("auto", torch.device(device))}
     return [name for name, dtype in TYPES.items() if dtype in there]

@@ -10,6 +10,7 @@ comes from autograd; its noise is one ``randn`` per step. Ours is what the defen
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -61,6 +62,12 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
         yield _case(nf, arguments)
 
 
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    """Return by how much the gradient of each image is off, relative to its norm."""
+    norms = expected.flatten(1).norm(dim=1)
+    return (found - expected).flatten(1).norm(dim=1) / norms
+
+
 def _case(nf: int, arguments: argparse.Namespace) -> Case:
     steps, device = arguments.steps, arguments.device
     model = network(nf, arguments.seed, device)
@@ -79,14 +86,18 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
         exact, fast = gradient(model, x), FoldedEnergy(model)
         energies = model(x)[:, 0]
         error = float(((fast.energy(x) - energies) / energies).abs().max())
-        norms = exact.flatten(1).norm(dim=1)
-        off = float(((fast.input_gradient(x) - exact).flatten(1).norm(dim=1) / norms).max())
+        off = _apart(fast.input_gradient(x), exact)
+        # In float32 a unit at the kink of its ReLU may fall on either side; in float64 hardly one.
+        doubled = copy.deepcopy(model).double()
+        exactly = gradient(doubled, x.double())
+        most = _apart(FoldedEnergy(doubled, torch.float64).input_gradient(x.double()), exactly)
         z = row_noise(0, ids[:16], (3, 32, 32), device)
         plain = straightforward(few, model, steps, z).astype(int)
         return {
             "energy error": error,
-            "gradient error": off,
-            "equal": error < 1e-4 and off < 1e-4,
+            "gradient error, median image": float(off.median()),
+            "gradient error in float64, worst image": float(most.max()),
+            "equal": error < 1e-4 and bool(off.median() < 1e-4) and bool(most.max() < 1e-6),
             "grey levels apart, fp32": float(np.abs(ours(16, "fp32") - plain).mean()),
             "grey levels apart, bf16": float(np.abs(ours(16, "bf16") - plain).mean()),
         }

@@ -121,7 +121,7 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
     for block in (model.block3, model.block4):
         x = x + block.c2(F.relu(block.c1(F.relu(x))))
     with torch.autocast(x.device.type, enabled=False):
-        return F.relu(x).float().mean((2, 3)) @ model.l5.weight[0]
+        return F.relu(x).to(model.l5.weight.dtype).mean((2, 3)) @ model.l5.weight[0]
 
 
 # Activations of about this many numbers are worked on at once on a CPU, so that they stay in its
