@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from _frame import STRAIGHTFORWARD, Case, Form, native, parser, run
 from numpy.typing import NDArray
+from torch import Tensor
 
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.ebm_training import EBMRecipe, train_ebm
@@ -65,7 +66,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def _errors(model: EBM, x: Tensor) -> tuple[float, float]:
-    """Return by how much the gradients of weights and of images are off, relative to their norms."""
+    """Return how far the gradients of weights and of images are off, as shares of their norms."""
     weights = list(model.parameters())
     exact = torch.autograd.grad(model(x).mean(), weights)
     folded = torch.autograd.grad(folded_energy(model, x).mean(), weights)
