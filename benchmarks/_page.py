@@ -14,7 +14,8 @@ All forms of a row ran in one process, taking turns; times are medians, each sid
 size. *Times as fast* is against the straightforward form (float32, NCHW order, autograd); in
 brackets, against it in processor time, which other work on the machine does not change. *Peak* is
 the share of the most operations per second that the same run saw in a matrix product or a large
-convolution of that type. *Memory* is what one run takes at its peak.
+convolution of that type. *Aim* is for processors that compute bf16 in hardware; without it, bf16 is
+emulated and left out. *Memory* is what one run takes at its peak.
 """
 
 
@@ -33,7 +34,8 @@ def _section(result: dict[str, Any]) -> Iterator[str]:
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     load = "" if result["load"][0] is None else f", load {result['load'][0][0]:.1f} before it"
     yield (
-        f"{where}, {machine['threads']} of {machine['cores']} cores{load}; "
+        f"{where}, {machine['threads']} of {machine['cores']} cores"
+        f"{'' if machine['bf16'] else ', without bf16'}{load}; "
         f"torch {machine['torch']}, python {machine['python']}, commit `{machine['commit']}`; "
         f"peaks {' and '.join(f'{v:,.0f} ({k})' for k, v in peaks.items())} GFLOP/s"
         + (" per core" if machine["device"] == "cpu" else "")
