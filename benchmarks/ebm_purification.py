@@ -95,9 +95,9 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
         plain = straightforward(few, model, steps, z).astype(int)
         return {
             "energy error": error,
-            "gradient error, median image": float(off.median()),
+            "gradient error": float(off.max()),
             "gradient error in float64, worst image": float(most.max()),
-            "equal": error < 1e-4 and bool(off.median() < 1e-4) and bool(most.max() < 1e-6),
+            "equal": error < 1e-4 and bool(off.max() < 1e-4) and bool(most.max() < 1e-6),
             "grey levels apart, fp32": float(np.abs(ours(16, "fp32") - plain).mean()),
             "grey levels apart, bf16": float(np.abs(ours(16, "bf16") - plain).mean()),
         }

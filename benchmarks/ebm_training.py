@@ -104,7 +104,7 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
             "weight gradient error": off,
             "chain gradient error": moved,
             "worst in float64": exact,
-            "equal": exact < 1e-6 and max(off, moved) < 1e-2,
+            "equal": exact < 1e-6 and max(off, moved) < 1e-4,
         }
 
     forms = []

@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, str]] = {
         "epic_selection": "--rows 200 --shares 0.1",
     },
     "cpu": {
-        "ebm_purification": "--nf 128 32 --batches 64 --steps 8",
+        "ebm_purification": "--nf 128 32 --batches 64 128 --steps 16",
         "ddpm_purification": "--networks small --batches 64 128 --steps 16",
         "ebm_training": "--nf 128 32 --batches 32 --chain-steps 10 --updates 2",
         "classifier_training": "--classifiers resnet18 hlb_s --batches 128 --updates 2",
