@@ -223,3 +223,16 @@ def test_settings_are_not_mixed() -> None:
 def _as(other: TrialRecord) -> dict[str, object]:
     """Identity of another trial, for a copy of this one's results."""
     return {"spec": other.spec, "spec_id": other.spec_id, "labels": other.labels}
+
+
+def test_a_class_that_is_named_by_its_number_is_not_named_twice() -> None:
+    def worst(*names: str) -> str:
+        records = [
+            record("narcissus", goal="triggered", target=t, probes={"x1": (50 + t, 90)},
+                   class_names=names)
+            for t in (0, 1)
+        ]  # fmt: skip
+        (row,) = summarise([Trial.of(r) for r in records]).rows
+        return row.worst_name
+
+    assert (worst("0", "1"), worst("cat", "dog")) == ("", "dog")
