@@ -79,6 +79,22 @@ class TestNpz:
         data = Npz(path=save(images=x, labels=[0, 0, 1, 1])).load()
         np.testing.assert_array_equal(data.train.images[:, 0], x)
 
+    @pytest.mark.parametrize("fit", ["squash", "crop"])
+    def test_another_size_changes_pixels_alone_of_both_sets(self, save, fit):
+        sides = np.zeros((3, 8, 16, 3), np.uint8)
+        sides[:, :, 4:12] = np.array([90, 91, 92], np.uint8)[:, None, None, None]
+        path = save(x_train=sides, y_train=[0, 1, 1], x_test=sides[1:], y_test=[1, 0])
+        whole, small = Npz(path=path).load(), Npz(path=path, size=4, fit=fit).load()
+        for part, of in ((small.train, whole.train), (small.test, whole.test)):
+            assert part.images.shape == (len(of), 3, 4, 4)
+            assert part.labels.tolist() == of.labels.tolist()
+            assert part.ids.tolist() == of.ids.tolist()
+            border, middle = part.images[:, 0, 2, 0], part.images[:, 0, 2, 2]
+            assert (border == middle).all() == (fit == "crop")
+        assert Npz(path=path, size=4, fit="crop").load().test.images[1, 0, 2, 2] == 92
+        with pytest.raises(DataError, match="at least 1 pixel; got 0"):
+            Npz(path=path, size=0)
+
     def test_without_a_share_there_is_no_test_set(self, save, rng):
         data = Npz(path=save(images=pixels(rng, 3, 8, 8, 3), labels=[0, 1, 1])).load()
         assert len(data.train) == 3

@@ -67,6 +67,33 @@ def fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
+def resized(images: NDArray[np.uint8], size: int, fit: Fit = "squash") -> NDArray[np.uint8]:
+    """Return images as squares of another size.
+
+    Args:
+        images: uint8 (N, C, H, W), grey or colour.
+        size: Side in pixels that each gets, at least 1.
+        fit: How; see :func:`fitted`.
+
+    Returns:
+        uint8 (N, C, size, size).
+
+    Raises:
+        DataError: If the images have another number of channels than 1 or 3.
+    """
+    count, channels, *sides = images.shape
+    if channels not in (1, 3):
+        raise DataError(f"only grey and colour images can be resized; got {channels} channels.")
+    if sides == [size, size]:
+        return images
+    made = np.empty((count, channels, size, size), np.uint8)
+    for row, pixels in enumerate(images):
+        image = Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
+        square = np.asarray(fitted(image, size, fit)).reshape(size, size, channels)
+        made[row] = square.transpose(2, 0, 1)
+    return made
+
+
 def read_images(
     files: Sequence[Path], size: int | None = None, fit: Fit = "squash"
 ) -> NDArray[np.uint8]:

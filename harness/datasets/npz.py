@@ -17,6 +17,7 @@ from harness.core.errors import DataError
 from harness.core.protocols import DATASETS
 from harness.core.seeds import stream
 from harness.datasets._common import make_dataset
+from harness.datasets._images import Fit, resized
 
 Array = NDArray[Any]
 Layout = Literal["auto", "NHWC", "NCHW"]
@@ -41,6 +42,10 @@ class Npz:
         test_share: Share of each class of ``images`` that becomes the test set, in [0, 1).
         seed: Of the draw of that share.
         layout: Which axis is which; ``auto`` takes the axis of 1 or 3 entries for the channels.
+        size: Side in pixels that each image gets (bilinear; averaged over where images become
+            smaller); None keeps their size.
+        fit: ``squash`` the whole image into the square, or ``crop`` the largest square from its
+            middle.
     """
 
     path: Path
@@ -48,6 +53,8 @@ class Npz:
     test_share: float = 0.0
     seed: int = 0
     layout: Layout = "auto"
+    size: int | None = None
+    fit: Fit = "squash"
 
     example: ClassVar[Mapping[str, Any] | None] = None
 
@@ -58,6 +65,8 @@ class Npz:
             raise DataError(f"num_classes must be at least 1; got {self.num_classes}.")
         if self.seed < 0:
             raise DataError(f"seed must not be negative; got {self.seed}.")
+        if self.size is not None and self.size < 1:
+            raise DataError(f"size must be at least 1 pixel; got {self.size}.")
 
     def load(self) -> Dataset:
         """Read the file, check it, and split it if that is asked for."""
@@ -105,7 +114,7 @@ class Npz:
                 f"{image_key} of {self.path} has {len(images)} rows, {label_key} {len(labels)}; "
                 "they must agree."
             )
-        return images, labels
+        return images if self.size is None else resized(images, self.size, self.fit), labels
 
     def _class_names(self, arrays: Mapping[str, Array], labels: NDArray[np.int64]) -> list[str]:
         if not len(labels):

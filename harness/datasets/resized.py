@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image
-
 from harness.core.data import Dataset, ImageSet
 from harness.core.errors import DataError
 from harness.core.protocols import DATASETS
-from harness.datasets._images import Fit, fitted
+from harness.datasets._images import Fit, resized
 
 
 @DATASETS.register()
@@ -44,14 +41,7 @@ class Resized:
 
     def load(self) -> Dataset:
         """Return the rows in their order, with their labels and ids."""
-        channels = self.of.image_shape[0]
-        if channels not in (1, 3):
-            raise DataError(f"only grey and colour images can be resized; got {channels} channels.")
-        images = np.empty((len(self.of), channels, self.size, self.size), np.uint8)
-        for row, pixels in enumerate(self.of.images):
-            image = Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
-            made = np.asarray(fitted(image, self.size, self.fit))
-            images[row] = made.reshape(self.size, self.size, channels).transpose(2, 0, 1)
+        images = resized(self.of.images, self.size, self.fit)
         train = ImageSet(images, self.of.labels, self.of.ids, self.of.num_classes)
         names = tuple(f"class {i}" for i in range(self.of.num_classes))
         return Dataset(train, train.take([]), names)
