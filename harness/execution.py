@@ -11,6 +11,7 @@ from typing import Protocol
 
 from harness.core.device import use_threads
 from harness.core.values import Json
+from harness.run_sessions import this_machine
 from harness.study import Resources
 
 Work = Callable[[dict[str, Json]], dict[str, Json]]
@@ -55,6 +56,10 @@ class Executor(Protocol):
         """
         ...
 
+    def where(self) -> dict[str, Json]:
+        """Return on what it runs: its name, nodes, ``cpus``, ``gpus``, ``memory_gib``."""
+        ...
+
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
     ) -> Iterator[Done]:
@@ -82,6 +87,10 @@ class InProcess:
 
     def check_nodes(self, check: Callable[[str], str], argument: str) -> None:
         """No other node: there is one process."""
+
+    def where(self) -> dict[str, Json]:
+        """Return what this machine has."""
+        return {"executor": "one process, one trial after the other", **this_machine()}
 
     def units(
         self, function: Work, payloads: Sequence[dict[str, Json]], resources: Resources

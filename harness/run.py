@@ -16,6 +16,7 @@ from harness.plan import Plan, make_plan
 from harness.progress import Progress
 from harness.run_control import controlled
 from harness.run_folder import check_run, describe_run, open_run
+from harness.run_sessions import session
 from harness.study import StudySpec
 from harness.trial_runner import TrialRunner
 from harness.work import finished, record_path, samples_path
@@ -88,6 +89,10 @@ def run_study(
     check_run(run, described)
     missing = [t for t in plan.trials if finished(run, t.spec_id) is None]
     errors: list[str] = []
+
+    def done() -> int:
+        return sum(finished(run, t.spec_id) is not None for t in plan.trials)
+
     progress.note("starting" if missing else "every trial of this run is done already")
     with progress, services(bool(missing)) as (executor, sink):
         if executor is not None:
@@ -97,14 +102,13 @@ def run_study(
             _no_longer_partial(run, plan)
         if executor is not None:
             runner = TrialRunner(study, plan, workshop, run, executor, progress, limit is not None)
-            with controlled(run):
+            with controlled(run), session(run, executor.where(), done):
                 for record in runner.records(missing, errors):
                     if sink is not None:
                         samples = samples_path(run, record.spec_id)
                         sink.log(record, samples if samples.exists() else None)
-    done = sum(finished(run, t.spec_id) is not None for t in plan.trials)
     there = sum(record_path(run, t.spec_id).exists() for t in plan.trials)
-    return RunSummary(run, len(plan.trials), done, there - done, tuple(errors))
+    return RunSummary(run, len(plan.trials), done(), there - done(), tuple(errors))
 
 
 def _no_longer_partial(run: Path, plan: Plan) -> None:

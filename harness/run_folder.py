@@ -16,6 +16,7 @@ from harness.core.spec import PROTOCOL, digest
 from harness.core.values import Json
 from harness.labels import label_of, names_of
 from harness.plan import Plan
+from harness.run_sessions import KEY
 from harness.study import StudySpec
 from harness.workshop import Workshop
 
@@ -110,12 +111,15 @@ def _check_writable(run: Path) -> None:
 
 
 def open_run(run: Path, described: dict[str, Json]) -> None:
-    """Write what the run is of into its folder.
+    """Write what the run is of into its folder, and keep what stands there of earlier calls.
 
     Raises:
         UsageError: If the folder cannot be written.
     """
+    path = run / "study.json"
     try:
-        write_text(run / "study.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        said = {**described, **({KEY: earlier[KEY]} if KEY in earlier else {})}
+        write_text(path, json.dumps(said, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise UsageError(f"run folder {str(run)!r} cannot be written: {error.strerror}.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from harness.core.errors import UsageError
 from harness.core.records import Movement
@@ -91,8 +94,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     study = {
         "name": "demo", "title": "A <b>demo</b> & more", "partial": True, "trials": planned,
         "command": "puregen-bench run demo.yaml --limit 2", "overrides": ["seeds=1"],
-        "study": {"name": "demo", "attacks": ["narcissus", {"name": "badnets", "budget": 0.01}]},
-        "settings": {"workers": 2},
+        "study": {"name": "demo", "attacks": ["narcissus", {"name": "badnets", "budget": 0.01}],
+                  "vars": {"cifar": "/mine/cifar.npz", "share": 0.5}},
+        "sessions": [
+            {"started": "2026-01-02 03:04:05 UTC", "seconds": 90.0, "trials": 20, "cpus": 2,
+             "executor": "Ray", "nodes": 1, "memory_gib": 23.5},
+            {"started": "2026-01-03 00:00:00 UTC", "seconds": 3.0, "trials": 0},
+            {"started": "2026-01-04 00:00:00 UTC", "executor": "Ray"},
+        ],
+        "inputs": {"dataset npz": "ab" * 32, "defense jpeg": "cd" * 32},
     }  # fmt: skip
     run = write_run(tmp_path_factory.mktemp("runs") / "demo", [*records, failed], study)
     (run / "records" / "broken.json").write_text("{")
@@ -139,7 +149,8 @@ def test_the_page_loads_nothing(html: str, page: Page) -> None:
 
 def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
-    assert page.links and all(x.startswith("#") and x[1:] in page.ids for x in page.links)
+    inside = [x for x in page.links if not x.startswith("data:text/yaml;base64,")]  # the study
+    assert inside and all(x.startswith("#") and x[1:] in page.ids for x in inside)
 
 
 def test_tables_sort_and_filter(html: str, page: Page) -> None:
@@ -185,8 +196,33 @@ def test_what_is_missing_is_said(page: Page) -> None:
 def test_what_is_needed_to_run_it_again(page: Page) -> None:
     assert "puregen-bench run demo.yaml --limit 2" in page.text
     assert "budget: 0.01" in page.text and "seeds=1" in page.text
-    assert "torch" in page.text and "2.11.0" in page.text and "workers" in page.text
+    assert "torch" in page.text and "2.11.0" in page.text
     assert "1 | 2 differs between trials" in page.text  # threads
+
+
+def test_one_who_has_the_page_alone_can_run_it_again(html: str, page: Page) -> None:
+    [link] = re.findall(r'href="data:text/yaml;base64,([^"]+)" download="demo.yaml"', html)
+    assert yaml.safe_load(base64.b64decode(link)) == {
+        "name": "demo", "attacks": ["narcissus", {"name": "badnets", "budget": 0.01}],
+        "vars": {"cifar": "/mine/cifar.npz", "share": 0.5},
+    }  # fmt: skip
+    assert "puregen-bench run demo.yaml --set vars.cifar=PATH" in page.text
+    assert "For vars.cifar give your copy of cifar.npz" in page.text
+    assert "vars.share" not in page.text
+
+
+def test_what_was_run_is_told_with_hashes(report: Report, page: Page) -> None:
+    assert "Encodes every training image once as JPEG and decodes it again." in page.text
+    assert ("cd" * 32)[:16] in page.text
+    records = sorted((report.page.parents[1] / "records").glob("*.json"))
+    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in records]
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() in page.text
+
+
+def test_when_and_where_it_was_run(page: Page) -> None:
+    assert "2026-01-02 03:04:05 UTC 1.5 20 Ray, 1 nodes, 2 CPUs, 23.5 GiB" in page.text
+    assert "2026-01-03" not in page.text  # nothing was done in that call
+    assert "2026-01-04 00:00:00 UTC killed Ray" in page.text
 
 
 def test_building_again_replaces_and_leaves_no_rest(report: Report) -> None:

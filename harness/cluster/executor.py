@@ -39,6 +39,19 @@ class RayExecutor:
         """
         require_everywhere(check, argument)
 
+    def where(self) -> dict[str, Json]:
+        """Return what the cluster has: nodes, CPUs, GPUs, and the memory that Ray may use."""
+        import ray
+
+        there = ray.cluster_resources()
+        return {
+            "executor": "Ray",
+            "nodes": sum(node["Alive"] for node in ray.nodes()),
+            "cpus": int(there.get("CPU", 0)),
+            "gpus": int(there.get("GPU", 0)),
+            "memory_gib": round(there.get("memory", 0) / 2**30, 1),
+        }
+
     # The engines are imported where they are called, because Ray reads its environment while it
     # is imported, and the session has to set it first.
 

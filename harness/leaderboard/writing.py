@@ -111,7 +111,7 @@ def plain_run(run: Run, found: Verification) -> dict[str, Any]:
             "name": study.name, "title": study.title, "partial": run.partial,
             "protocol": study.protocol or next(iter(protocols), PROTOCOL),
             "command": study.command, "overrides": list(study.overrides),
-            "settings": study.settings, "file": study.study,
+            "settings": _longest(study.sessions), "file": study.study,
         },
         "rows": [
             _row(run, duel, row) for duel in summarise(run.trials).duels for row in duel.rows
@@ -124,6 +124,11 @@ def plain_run(run: Run, found: Verification) -> dict[str, Any]:
             "unchecked": list(found.unchecked),
         },
     }  # fmt: skip
+
+
+def _longest(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return when and where the most trials of a run were finished."""
+    return dict(max(sessions, key=lambda s: s.get("trials", 0), default={}))
 
 
 def _row(run: Run, duel: Duel, row: Row) -> dict[str, Any]:
@@ -206,7 +211,8 @@ def _claim(row: PublishedRow) -> dict[str, Any]:
         "dataset": row.dataset, "scenario": row.scenario,
         "classifier": _wanted(row.classifier), "attack": _wanted(row.attack),
         "defense": _wanted(row.defense), "trials": row.trials,
-        "success": _printed(row.success), "accuracy": _printed(row.accuracy),
+        "success": _printed(row.success, row.success_std),
+        "accuracy": _printed(row.accuracy, row.accuracy_std),
         "source": f"{PAPER}, {row.item.replace('_', ' ')}", "note": row.note,
     }  # fmt: skip
 
@@ -215,9 +221,13 @@ def _wanted(wanted: Wanted) -> dict[str, Any]:
     return {"name": wanted.name, "with": dict(wanted.params)}
 
 
-def _printed(interval: Interval | None) -> dict[str, Any] | None:
+def _printed(interval: Interval | None, std: float | None) -> dict[str, Any] | None:
+    """A claim is what is printed: with a standard deviation that, and no interval made from it."""
     if interval is None:
         return None
+    if std is not None:
+        low, high = max(0.0, interval.value - std), min(1.0, interval.value + std)
+        return {"value": interval.value, "low": low, "high": high, "spread": "std"}
     return {
         "value": interval.value, "low": interval.low, "high": interval.high,
         "spread": interval.method,

@@ -26,6 +26,14 @@ def checksums(run: Path, files: Iterable[Path]) -> str:
     return "".join(f"{_sha256(file)}  {_relative(file, run / 'report')}\n" for file in named)
 
 
+def records_digest(run: Path) -> str:
+    """Return one SHA-256 of all records of a run: of their names and contents."""
+    sha = hashlib.sha256()
+    for file in sorted((run / "records").glob("*.json")):
+        sha.update(f"{_sha256(file)}  {file.name}\n".encode())
+    return sha.hexdigest()
+
+
 def wrong_files(report: Path) -> Iterator[str]:
     """Yield a line per file that is not there or not what the checksums of a report say.
 

@@ -34,7 +34,7 @@ class Study:
         command: The command that runs it again.
         planned: Spec ids in the order of the study.
         partial: Whether it ran under a limit.
-        settings: How it was run: workers, threads, device.
+        sessions: The calls that worked on it, see :func:`harness.run_sessions.session`.
         protocol: Version of the protocol.
         inputs: Digests of what the study's words stand for: images, weights, components' code.
     """
@@ -46,7 +46,7 @@ class Study:
     command: str = ""
     planned: tuple[str, ...] = ()
     partial: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
+    sessions: tuple[dict[str, Any], ...] = ()
     protocol: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +65,8 @@ class Study:
             name=part("name", str), title=part("title", str), study=part("study", dict),
             overrides=tuple(map(str, part("overrides", list))), command=part("command", str),
             planned=tuple(map(str, planned)), partial=part("partial", bool),
-            settings=part("settings", dict), protocol=part("protocol", str),
+            sessions=tuple(s for s in part("sessions", list) if isinstance(s, dict)),
+            protocol=part("protocol", str),
             inputs=part("inputs", dict),
         )  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from harness.core.errors import UsageError
+from harness.core.protocols import DEFENSES, Oracle
 from harness.report.trials import PairKey, Trial
 
 DEAD_MARGIN = 0.10
@@ -13,8 +15,9 @@ DEAD_ACCURACY_LOSS = 0.05
 """An availability attack is alive when it costs at least this much natural accuracy (a share)."""
 
 DEAD, NO_OP, UNVERIFIED, NO_FLOOR = "dead attack", "no-op", "unverified attack", "no clean floor"
+ORACLE = "oracle"
 
-NO_CREDIT = frozenset({DEAD, NO_OP, UNVERIFIED})
+NO_CREDIT = frozenset({DEAD, NO_OP, UNVERIFIED, ORACLE})
 
 EXPLANATIONS = {
     DEAD: (
@@ -30,6 +33,10 @@ EXPLANATIONS = {
     UNVERIFIED: (
         "The attack was not run without a defense (or, for an availability attack, there is no "
         "clean training to compare with), so nothing shows that it is alive. No credit."
+    ),
+    ORACLE: (
+        "It is told which rows are poisoned. It shows what a defense could reach at best, and is "
+        "none that anybody can have, so it earns no credit."
     ),
     NO_FLOOR: (
         "No training without attack and defense judged this attack's probes; the clean floor is "
@@ -50,6 +57,16 @@ def attack_is_dead(undefended: float, floor: float | None) -> bool:
 def availability_is_dead(clean_accuracy: float, undefended_accuracy: float) -> bool:
     """Whether an availability attack leaves natural accuracy about where it was."""
     return clean_accuracy - undefended_accuracy < DEAD_ACCURACY_LOSS - 1e-12
+
+
+def is_oracle(trial: Trial) -> bool:
+    """Whether a trial's defense is told which rows are poisoned; False if it is not known here."""
+    spec = trial.record.spec.get("defense")
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    try:
+        return issubclass(DEFENSES.get(str(name)).factory, Oracle)
+    except UsageError:  # of a plugin that is not installed where the report is made
+        return False
 
 
 def is_no_op(trials: Iterable[Trial], undefended: Sequence[Trial]) -> bool:

@@ -15,8 +15,14 @@ from markupsafe import Markup
 
 from harness.report import flags
 from harness.report import format as fmt
+from harness.report.again import again
+from harness.report.chains import chain_notes
+from harness.report.checksums import records_digest
 from harness.report.collect import Problem, Run
 from harness.report.columns import Column, Value, main_columns
+from harness.report.components import component_table
+from harness.report.effort import NOTE as EFFORT_NOTE
+from harness.report.effort import calls_table, effort_table
 from harness.report.figures import Drawing
 from harness.report.how_sure import HowSure
 from harness.report.inline import png_uri, svg_element
@@ -54,7 +60,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of a table; ``attack`` and ``defense`` are what the page filters by."""
+    """One row of a table; ``attack`` and ``defense`` are what the page filters by.
+
+    A row that compares two defenses has both, with ``|`` between them.
+    """
 
     cells: tuple[Cell, ...]
     attack: str
@@ -84,6 +93,7 @@ def render_page(
     columns = [c for c in main_columns(summary.rows) if c.key != "flags"]
     trials = run.trials
     each = trial_table(trials)
+    parts, effort, calls = component_table(run), effort_table(trials), calls_table(run)
     return _template().render(
         title=run.study.title or run.study.name or run.path.resolve().name,
         name=run.study.name,
@@ -113,12 +123,20 @@ def render_page(
         sure=sure,
         pair_heads=_heads(sure.pair_table),
         pair_lines=_table_lines(
-            sure.pair_table, [(p.attack, p.defense, "shown" if p.shown else "") for p in sure.pairs]
+            sure.pair_table,
+            [
+                (p.attack, f"{p.defense}|{p.against}", "shown" if p.shown else "")
+                for p in sure.pairs
+            ],
         ),
         split_heads=_heads(sure.split_table),
-        split_lines=_table_lines(
-            sure.split_table, [(s.attack, s.defense, "") for s in sure.splits]
-        ),
+        split_lines=_table_lines(sure.split_table, [(s.attack, s.defense, "") for s in sure.splits])
+        if any(s.parts for s in sure.splits)
+        else (),
+        unsplit=sorted({s.note for s in sure.splits if s.note}),
+        chains=chain_notes(trials),
+        floors=_floors(trials),
+        repeats=_repeats(run, beside),
         trial_heads=_heads(each),
         trial_lines=_table_lines(
             each, [(t.attack, t.defense, "" if t.ok else "failed") for t in trials]
@@ -128,8 +146,16 @@ def render_page(
         problems=problems,
         command=run.study.command,
         overrides=run.study.overrides,
+        again=again(run),
         study=_yaml(run.study.study),
-        settings=_facts([run.study.settings]),
+        parts_heads=_heads(parts),
+        parts_lines=_plain_lines(parts),
+        effort_heads=_heads(effort),
+        effort_lines=_plain_lines(effort),
+        effort_note=EFFORT_NOTE,
+        calls_heads=_heads(calls),
+        calls_lines=_plain_lines(calls),
+        records_digest=records_digest(run.path),
         environment=_facts([t.record.environment for t in trials if t.record.environment]),
         seeds=_seeds(trials),
         spec_ids=[t.record.spec_id for t in trials],
@@ -149,6 +175,21 @@ def _setting(trials: Sequence[Trial]) -> str:
     """The one setting of all trials in words, or "" where there are several."""
     found = {t.setting for t in trials}
     return ", ".join(part for part in found.pop() if part) if len(found) == 1 else ""
+
+
+def _repeats(run: Run, beside: Published | None) -> str:
+    """Return which table or figure of which paper the study repeats, or ""."""
+    found = run.study.study.get("reproduces")
+    if not isinstance(found, dict):
+        return ""
+    said = f"It asks what {found.get('item')} of {found.get('paper')} asks"
+    return said if beside else f"{said}; that has no printed numbers to stand beside these"
+
+
+def _floors(trials: Sequence[Trial]) -> str:
+    """Return in words how many trainings stand behind the clean floor."""
+    count = sum(t.ok and not t.attacked and not t.defended for t in trials)
+    return f"{count} training{'s' if count != 1 else ''} without attack and defense"
 
 
 def _counts(run: Run) -> str:
@@ -223,6 +264,16 @@ def _table_lines(table: Table, owners: Sequence[tuple[str, str, str]]) -> list[L
         starts = "starts " if index in table.starts else ""
         lines.append(Line(cells, attack, defense, f"{starts}{classes}".strip()))
     return lines
+
+
+def _plain_lines(table: Table) -> list[list[Cell]]:
+    return [
+        [
+            Cell(entry.text, _sortable(entry.value), "num" if head.numeric else "text")
+            for head, entry in zip(table.heads, row, strict=True)
+        ]
+        for row in table.rows
+    ]
 
 
 def _entry(head: Head, entry: Entry) -> Cell:

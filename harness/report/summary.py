@@ -187,8 +187,16 @@ def _row(group: Sequence[Trial], undefended: list[Trial], clean: list[Trial]) ->
         seconds_purify=_mean(t.seconds("purify") for t in finished),
         clean_l2=_mean(m.clean_l2 for m in moves if m),
         poison_l2=_mean(m.poison_l2 for m in moves if m),
-        flags=(flags.NO_OP,) if flags.is_no_op(group, undefended) else (),
+        flags=_flags(group, undefended),
     )  # fmt: skip
+
+
+def _flags(group: Sequence[Trial], undefended: Sequence[Trial]) -> tuple[str, ...]:
+    """What can be said of a defense by its own trials."""
+    found = [flags.ORACLE] if flags.is_oracle(group[0]) else []
+    if flags.is_no_op(group, undefended):
+        found.append(flags.NO_OP)
+    return tuple(found)
 
 
 def _probes(

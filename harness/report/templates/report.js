@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const text = row.textContent.toLowerCase();
       row.hidden = !(words.every((word) => text.includes(word))
         && (!attack.value || row.dataset.attack === attack.value)
-        && (!defense.value || row.dataset.defense === defense.value));
+        && (!defense.value || row.dataset.defense.split("|").includes(defense.value)));
       count += !row.hidden;
     }
     shown.textContent = count < original.length ? `${count} of ${original.length} rows` : "";

@@ -1,0 +1,80 @@
+"""What a run cost: seconds by stage, and the calls that worked on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from harness.report.collect import Run
+from harness.report.table import Entry, Head, Table
+from harness.report.trials import Trial
+
+NOTE = (
+    "Seconds of processes that ran one after the other or side by side, each counted once: a "
+    "poison set for all defenses, purified images for all classifiers. Clean images that a defense "
+    "purifies once for several attacks count in each of them. Not counted: training of generators, "
+    "surrogates and pretrained networks, which the store keeps for every run."
+)
+
+_HEADS = (
+    Head("Stage", numeric=False), Head("Made", "Poison sets, purified sets, trainings."),
+    Head("Minutes"), Head("Peak memory (GiB)", "Highest of the worker processes in that stage."),
+)  # fmt: skip
+
+_CALL_HEADS = (
+    Head("Started", numeric=False), Head("Minutes", "Wall time."), Head("Trials finished"),
+    Head("On", numeric=False),
+)  # fmt: skip
+
+
+def effort_table(trials: Sequence[Trial]) -> Table:
+    """Return one row per stage: how often it was worked, minutes in all, and peak memory."""
+    stages: tuple[tuple[str, str, Callable[[Trial], Hashable]], ...] = (
+        ("Crafting poisons", "poison", lambda t: _id(t, "dataset", "attack", seeds=("poison",))),
+        ("Purification", "purify",
+         lambda t: _id(t, "dataset", "attack", "defense", seeds=("poison", "purify"))),
+        ("Training classifiers", "train", lambda t: t.record.spec_id),
+        ("Evaluation", "evaluate", lambda t: t.record.spec_id),
+    )  # fmt: skip
+    rows = []
+    for title, stage, identity in stages:
+        once = {identity(t): t.record.stages[stage] for t in trials if stage in t.record.stages}
+        spent = [s for s in once.values() if s.seconds > 0]
+        if spent:
+            minutes, peak = (
+                sum(s.seconds for s in spent) / 60,
+                max(s.peak_mib for s in spent) / 1024,
+            )
+            rows.append((
+                Entry(title, title), Entry(str(len(spent)), len(spent)),
+                Entry(f"{minutes:.1f}", minutes), Entry(f"{peak:.1f}", peak),
+            ))  # fmt: skip
+    return Table(_HEADS, tuple(rows))
+
+
+def calls_table(run: Run) -> Table:
+    """Return one row per call that finished trials; one that was killed has no time."""
+    rows = []
+    for call in run.study.sessions:
+        if call.get("trials") == 0:
+            continue
+        seconds, count = call.get("seconds"), call.get("trials")
+        rows.append((
+            Entry(str(call.get("started", ""))),
+            Entry("killed" if seconds is None else f"{seconds / 60:.1f}", seconds),
+            Entry("" if count is None else str(count), count), Entry(_place(call)),
+        ))  # fmt: skip
+    return Table(_CALL_HEADS, tuple(rows))
+
+
+def _place(call: Mapping[str, object]) -> str:
+    counts = [f"{call[key]} {word}" for key, word in
+              (("nodes", "nodes"), ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_gib", "GiB"))
+              if call.get(key)]  # fmt: skip
+    return ", ".join([str(call.get("executor", "")), *counts]).strip(", ")
+
+
+def _id(trial: Trial, *roles: str, seeds: Sequence[str]) -> str:
+    spec = trial.record.spec
+    return json.dumps([[spec.get(r) for r in roles], [trial.seeds.get(s) for s in seeds],
+                       trial.target], sort_keys=True)  # fmt: skip
