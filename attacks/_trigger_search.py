@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from attacks._aware import Aware, fresh_noise, purified, purifier
 from harness.core.augment import random_crop, random_flip
 from harness.core.data import ImageSet
+from harness.core.device import on_device
 from harness.core.errors import DataError
 from harness.core.optimizers import RAdam
 from harness.core.recipe import Recipe
@@ -215,7 +216,7 @@ def optimise_trigger(
         parts = [private[draw.choice(len(private), from_class, replace=False)]]
         if from_pood:
             parts.append(public[draw.choice(len(public), from_pood, replace=False)])
-        x = torch.cat(parts).to(device).float().div_(255)
+        x = on_device(torch.cat(parts), device).float().div_(255)
         if search.trigger_on == "augmented":
             x = random_crop(random_flip(x, draw), 4, draw)
         x = (x + delta.clamp(-eps, eps)).clamp(0, 1)

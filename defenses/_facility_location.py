@@ -121,7 +121,8 @@ def facility_location(points: Tensor, budget: int, *, memory_mib: int = 1536) ->
     values = torch.empty(budget, dtype=torch.float64, device=points.device)
     for step in range(budget):
         medoid = n - 1 - gains.flip(0).argmax().reshape(1)  # argmax gives the first of equals
-        medoids[step], values[step] = medoid[0], gains[medoid[0]]
+        # By tensors of one row: a number would have to be waited for on a GPU.
+        medoids[step], values[step] = medoid[0], gains[medoid][0]
         near = similarity(medoid)[0]
         changed = (near > best).nonzero().squeeze(1)
         for block in similarity.blocks(changed):

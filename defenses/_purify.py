@@ -17,7 +17,7 @@ from generative.langevin import STEP_SIZE, TEMPERATURE, langevin
 from generative.noise import row_noise
 from generative.unet import UNetConfig
 from harness.core.data import ImageSet
-from harness.core.device import ALIKE_ROWS, Precision, pick_dtype
+from harness.core.device import ALIKE_ROWS, Precision, on_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.pixels import to_bytes
 
@@ -25,9 +25,29 @@ from harness.core.pixels import to_bytes
 # same images, purified.
 Purifier = Callable[[Tensor, Iterator[Tensor]], Tensor]
 
+# Images in flight where nobody says how many. Fewer than this on a GPU, and it waits for the
+# processor to start its kernels; the numbers are for 32 px and take some gigabytes.
+ON_CPU, ENERGY_ON_GPU, DIFFUSION_ON_GPU = 128, 2048, 1024
+
+
+def in_flight(batch_size: int | None, shape: tuple[int, ...], *models: EBM | DDPM) -> int:
+    """Return how many images go through networks at once: ``batch_size``, or what suits a device.
+
+    Args:
+        batch_size: As asked for; None leaves it to the device.
+        shape: (..., H, W) of the images. Where they are larger than 32 px, fewer of them fit a GPU.
+        models: The networks that each batch goes through.
+    """
+    if batch_size is not None:
+        return batch_size
+    if device_of(models[0]).type != "cuda":
+        return ON_CPU
+    most = min(ENERGY_ON_GPU if isinstance(m, EBM) else DIFFUSION_ON_GPU for m in models)
+    return max(ALIKE_ROWS, min(most, most * 32 * 32 // (shape[-2] * shape[-1])))
+
 
 def _scaled(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
-    return torch.tensor(images).to(device).float().div_(127.5).sub_(1)
+    return on_device(torch.tensor(images), device).float().div_(127.5).sub_(1)
 
 
 def purify_images(
@@ -128,15 +148,19 @@ def snapshot_images(
         yield seen
 
 
-def score(images: NDArray[np.uint8], ebm: EBM, *, batch_size: int = 128) -> NDArray[np.float32]:
+def score(
+    images: NDArray[np.uint8], ebm: EBM, *, batch_size: int | None = None
+) -> NDArray[np.float32]:
     """Return the energy of each stored image, float32 (N,); lower is more natural.
 
-    It is computed in float32: energies differ in digits that bf16 does not have.
+    It is computed in float32: energies differ in digits that bf16 does not have. ``batch_size`` is
+    that of :func:`in_flight`.
     """
     energy, device = FoldedEnergy(ebm), device_of(ebm)
+    size = in_flight(batch_size, images.shape, ebm)
     parts = [
-        energy.energy(_scaled(images[start : start + batch_size], device))
-        for start in range(0, len(images), batch_size)
+        energy.energy(_scaled(images[start : start + size], device))
+        for start in range(0, len(images), size)
     ]
     scores: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return scores
@@ -188,10 +212,10 @@ def in_turn(stages: Sequence[Purifier], repeats: int = 1) -> Purifier:
     return purify
 
 
-def check_at_least_one(**counts: int) -> None:
-    """Raise for a count below 1; names it."""
+def check_at_least_one(**counts: int | None) -> None:
+    """Raise for a count below 1; names it. None is left to the device."""
     for name, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise DataError(f"{name} must be at least 1; got {count}.")
 
 

@@ -15,6 +15,7 @@ from defenses._purify import (
     check_at_least_one,
     check_ddpm_takes,
     device_of,
+    in_flight,
     purify_images,
 )
 from generative.ddpm import DDPM, TIME_STEPS, Diffusion, NoiseModel, NoisePredictor, diffuse
@@ -97,13 +98,13 @@ class Avatar:
         steps: Time steps, and network calls: t* = 100 for CIFAR-10 in the paper, 60 in APBench; at
             most its horizon.
         precision: Type the network computes in; the state stays float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ddpm: DDPM
     steps: int = 100
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {
@@ -142,7 +143,8 @@ class Avatar:
         self.check(train)
         images = purify_images(
             train.images, train.ids, self._purifier(), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ddpm),
+            device=device_of(self.ddpm),
         )  # fmt: skip
         return train.with_images(images)
 

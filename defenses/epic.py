@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from defenses._facility_location import facility_location
 from defenses._gradient_proxy import gradient_proxies
 from harness.core.data import ImageSet
-from harness.core.device import Precision, pick_dtype
+from harness.core.device import Precision, pick_dtype, true_float32
 from harness.core.errors import DataError
 from harness.core.protocols import DEFENSES, TrainingHook
 
@@ -174,7 +174,8 @@ class _Dropping:
     ) -> NDArray[np.bool_]:
         settings = self.settings
         dtype = pick_dtype(settings.precision, next(model.parameters()).device)
-        proxies = gradient_proxies(model, train, use_bias=settings.use_bias, dtype=dtype)
+        with true_float32(dtype):
+            proxies = gradient_proxies(model, train, use_bias=settings.use_bias, dtype=dtype)
         counts = np.bincount(train.labels, minlength=train.num_classes)
         total = int(settings.subset_share * len(train))
         budgets = class_budgets(counts, total, settings.budgets, rng)

@@ -13,6 +13,7 @@ from defenses._purify import (
     check_ddpm_takes,
     device_of,
     diffusion_steps,
+    in_flight,
     purify_images,
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
@@ -38,7 +39,7 @@ class PuregenDdpm:
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
             ``faithful`` one level further, as the published code does.
         precision: Type the network computes in; the state stays float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ddpm: DDPM
@@ -47,7 +48,7 @@ class PuregenDdpm:
     network_calls: int | None = None
     start: Start = "consistent"
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {
@@ -86,7 +87,8 @@ class PuregenDdpm:
         images = purify_images(
             train.images, train.ids,
             diffusion_steps(self.ddpm, self._diffusion(), self.precision), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ddpm),
+            device=device_of(self.ddpm),
         )  # fmt: skip
         return train.with_images(images)
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from defenses._purify import (
     Purifier,
+    check_at_least_one,
     check_energy_takes,
     device_of,
     energy_steps,
+    in_flight,
     purify_images,
     snapshot_images,
 )
@@ -76,7 +78,7 @@ class PuregenEbm:
         temperature: Divides the energy.
         step_size: Noise standard deviation per step, in units of [-1, 1].
         precision: Type the network computes in; the state stays float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ebm: EBM
@@ -84,7 +86,7 @@ class PuregenEbm:
     temperature: float = TEMPERATURE
     step_size: float = STEP_SIZE
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = True
     snapshots_over: ClassVar[str] = "steps"
@@ -99,10 +101,7 @@ class PuregenEbm:
     }
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise DataError(
-                f"steps and batch_size must be at least 1; got {self.steps}, {self.batch_size}."
-            )
+        check_at_least_one(steps=self.steps, batch_size=self.batch_size)
         if self.temperature <= 0 or self.step_size <= 0:
             raise DataError("temperature and step_size must be positive.")
 
@@ -118,7 +117,7 @@ class PuregenEbm:
         images = purify_rows(
             train.images, train.ids, energy, self.steps, subseed(rng),
             temperature=self.temperature, step_size=self.step_size,
-            batch_size=self.batch_size, device=device,
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm), device=device,
         )  # fmt: skip
         return train.with_images(images)
 
@@ -133,7 +132,8 @@ class PuregenEbm:
 
         for images in snapshot_images(
             train.images, train.ids, further, values, subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ebm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm),
+            device=device_of(self.ebm),
         ):  # fmt: skip
             yield train.with_images(images)
 

@@ -15,6 +15,7 @@ from defenses._purify import (
     check_energy_takes,
     device_of,
     diffusion_steps,
+    in_flight,
     purify_images,
     score,
 )
@@ -59,7 +60,7 @@ class PuregenFilt:
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
             ``faithful`` one level further, as the published code does.
         precision: Type the noise predictor computes in; energies are always in float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ebm: EBM
@@ -70,7 +71,7 @@ class PuregenFilt:
     network_calls: int | None = None
     start: Start = "consistent"
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = False
     example: ClassVar[Mapping[str, Any]] = {
@@ -124,7 +125,8 @@ class PuregenFilt:
         images[rows] = purify_images(
             train.images[rows], train.ids[rows],
             diffusion_steps(self.ddpm, self._diffusion(), self.precision), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ddpm),
+            device=device_of(self.ddpm),
         )  # fmt: skip
         return train.with_images(images)
 

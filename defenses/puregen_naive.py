@@ -15,6 +15,7 @@ from defenses._purify import (
     device_of,
     diffusion_steps,
     energy_steps,
+    in_flight,
     in_turn,
     purify_images,
 )
@@ -46,7 +47,7 @@ class PuregenNaive:
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
             ``faithful`` one level further, as the published code does.
         precision: Type the networks compute in; the state stays float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ebm: EBM
@@ -58,7 +59,7 @@ class PuregenNaive:
     network_calls: int | None = None
     start: Start = "consistent"
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {
@@ -110,7 +111,8 @@ class PuregenNaive:
         ]
         images = purify_images(
             train.images, train.ids, in_turn(stages), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm, self.ddpm),
+            device=device_of(self.ddpm),
         )  # fmt: skip
         return train.with_images(images)
 

@@ -16,6 +16,7 @@ from defenses._purify import (
     device_of,
     diffusion_steps,
     energy_steps,
+    in_flight,
     in_turn,
     purify_images,
     snapshot_images,
@@ -51,7 +52,7 @@ class PuregenReps:
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
             ``faithful`` one level further, as the published code does.
         precision: Type the networks compute in; the state stays float32.
-        batch_size: Images in flight; it changes the speed alone.
+        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
 
     ebm: EBM
@@ -64,7 +65,7 @@ class PuregenReps:
     network_calls: int | None = None
     start: Start = "consistent"
     precision: Precision = "auto"
-    batch_size: int = 128
+    batch_size: int | None = None
 
     rowwise: ClassVar[bool] = True
     snapshots_over: ClassVar[str] = "repeats"
@@ -116,7 +117,8 @@ class PuregenReps:
         self.check(train)
         images = purify_images(
             train.images, train.ids, self._repeated(self.repeats), subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm, self.ddpm),
+            device=device_of(self.ddpm),
         )  # fmt: skip
         return train.with_images(images)
 
@@ -127,7 +129,8 @@ class PuregenReps:
         self.check(train)
         for images in snapshot_images(
             train.images, train.ids, self._repeated, values, subseed(rng),
-            batch_size=self.batch_size, device=device_of(self.ddpm),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm, self.ddpm),
+            device=device_of(self.ddpm),
         ):  # fmt: skip
             yield train.with_images(images)
 

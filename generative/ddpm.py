@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from generative.unet import UNet, UNetConfig, for_inference
+from harness.core.device import true_float32
 from harness.core.errors import DataError, UsageError, nearest
 
 TIME_STEPS = 1000
@@ -89,13 +90,14 @@ class NoisePredictor:
         device = model.unet.conv_in.weight.device
         with torch.no_grad():
             shifts = model.unet.shifts(torch.arange(self.horizon, device=device))
-        self._shifts = shifts.to(dtype)
         self._unet = for_inference(model.unet, dtype)
+        self._shifts = self._unet.take_biases(shifts.to(dtype))
 
     @torch.no_grad()
     def noise(self, x: Tensor, t: int) -> Tensor:
         """Return the noise in ``x``, float (B, C, H, W), all at time step ``t``."""
-        predicted = self._unet.predict(x.to(self.dtype), self._shifts[t : t + 1])
+        with true_float32(self.dtype):
+            predicted = self._unet.predict(x.to(self.dtype), self._shifts[t : t + 1])
         return predicted.to(torch.float32, memory_format=torch.contiguous_format)
 
 

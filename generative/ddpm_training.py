@@ -25,9 +25,17 @@ from torch import Tensor
 
 from generative.checkpoints import load_training, save_training
 from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
+from generative.row_order import RowOrder
 from generative.unet import UNetConfig
 from harness.core.augment import check_crop, random_crop
-from harness.core.device import Precision, channels_last, pick_device, pick_dtype
+from harness.core.device import (
+    Precision,
+    channels_last,
+    on_device,
+    pick_device,
+    pick_dtype,
+    true_float32,
+)
 from harness.core.errors import DataError
 from harness.core.optimizers import AdamW
 from harness.core.parallel import Workers, check_share, gradients, take_part
@@ -198,6 +206,7 @@ class _Run:
         self.workers = workers
         self.recipe, self.seed, self.device, self.dtype = recipe, seed, device, dtype
         self.images = torch.tensor(images).to(device)
+        self.order = RowOrder(len(images), recipe.batch_size, seed, "ddpm", "order")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "ddpm", "init").integers(2**31)))
             self.model = channels_last(DDPM(config, recipe.horizon).to(device))
@@ -211,12 +220,7 @@ class _Run:
         self.signal, self.sigma = levels.sqrt(), (1 - levels).sqrt()
 
     def _rows(self, iteration: int) -> Tensor:
-        """Rows of this update: a fresh permutation per epoch, so that none is left out."""
-        per_epoch = len(self.images) // self.recipe.batch_size
-        epoch, batch = divmod(iteration, per_epoch)
-        order = stream(self.seed, "ddpm", "order", epoch).permutation(len(self.images))
-        b = self.recipe.batch_size
-        return torch.from_numpy(order[batch * b : (batch + 1) * b]).to(self.device)
+        return on_device(torch.from_numpy(self.order.rows(iteration)), self.device)
 
     def update(self, iteration: int) -> tuple[Tensor, Callable[[], Tensor]]:
         """Do one update; return its loss, and a function that gives the denoised batch."""
@@ -237,12 +241,12 @@ class _Run:
         x0, t, z = x0[mine], t[mine], z[mine]
         signal, sigma = (s[t][:, None, None, None] for s in (self.signal, self.sigma))
         x = signal * x0 + sigma * z
-        with torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
-        ):
-            predicted = self.model(x, t)
-        loss = F.mse_loss(predicted.float(), z)
-        loss = self._step(loss, iteration)
+        lower = self.dtype != torch.float32
+        with true_float32(self.dtype):
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
+                predicted = self.model(x, t)
+            loss = F.mse_loss(predicted.float(), z)
+            loss = self._step(loss, iteration)
         return loss, lambda: (x - sigma * predicted.detach().float()) / signal
 
     def _step(self, loss: Tensor, iteration: int) -> Tensor:
@@ -276,12 +280,9 @@ class _Run:
 
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
-        parameters = list(self.model.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in part("adam.").items():
             index, name = key.split(".", 1)
-            if value.ndim:  # in the order of the weights, which the fused update takes for granted
-                value = torch.empty_like(parameters[int(index)]).copy_(value)
             moments.setdefault(int(index), {})[name] = value
         self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
         return done

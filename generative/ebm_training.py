@@ -27,10 +27,18 @@ from torch import Tensor
 from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.langevin import TEMPERATURE, langevin
+from generative.row_order import RowOrder
 from harness.core.augment import check_crop, random_crop
-from harness.core.device import Precision, channels_last, pick_device, pick_dtype
+from harness.core.device import (
+    Precision,
+    channels_last,
+    on_device,
+    pick_device,
+    pick_dtype,
+    true_float32,
+)
 from harness.core.errors import DataError
-from harness.core.optimizers import Adam
+from harness.core.optimizers import Adam, all_at_once
 from harness.core.parallel import Workers, check_share, gradients, take_part
 from harness.core.seeds import stream, torch_generator
 
@@ -184,12 +192,14 @@ class _Run:
         self.workers = workers
         self.recipe, self.seed, self.device, self.dtype = recipe, seed, device, dtype
         self.images = torch.tensor(images).to(device)
+        self.order = RowOrder(len(images), recipe.batch_size, seed, "ebm", "order")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "ebm", "init").integers(2**31)))
             self.model = channels_last(EBM(config).to(device))
             self.average = channels_last(EBM(config).to(device))
         self.average.load_state_dict(self.model.state_dict())
-        self.adam = Adam(self.model.parameters(), lr=recipe.lr, foreach=True)
+        parameters = list(self.model.parameters())
+        self.adam = Adam(parameters, lr=recipe.lr, **all_at_once(parameters))
         rng = torch_generator(seed, "ebm", "bank", device=device)
         rows = torch.randint(len(images), (recipe.bank_size,), generator=rng, device=device)
         self.bank = self._noisy(self._scaled(rows), rng)
@@ -209,12 +219,7 @@ class _Run:
         return r.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
     def _rows(self, iteration: int) -> Tensor:
-        """Rows of this update: a fresh permutation per epoch, so that none is left out."""
-        per_epoch = len(self.images) // self.recipe.batch_size
-        epoch, batch = divmod(iteration, per_epoch)
-        order = stream(self.seed, "ebm", "order", epoch).permutation(len(self.images))
-        b = self.recipe.batch_size
-        return torch.from_numpy(order[batch * b : (batch + 1) * b]).to(self.device)
+        return on_device(torch.from_numpy(self.order.rows(iteration)), self.device)
 
     def update(self, iteration: int) -> tuple[Tensor, Tensor]:
         r = self.recipe
@@ -232,7 +237,8 @@ class _Run:
         renewed = torch.rand(len(slots), generator=rng, device=self.device) < r.rejuvenation
         fresh = self._noisy(positive, rng)
         self.bank[slots] = torch.where(renewed[:, None, None, None], fresh, negative)
-        gap = self._step(positive[mine], negative[mine], self._rate(iteration))
+        with true_float32(self.dtype):
+            gap = self._step(positive[mine], negative[mine], self._rate(iteration))
         return gap, negative
 
     def _chains(self, states: Tensor, mine: slice, rng: torch.Generator) -> Tensor:

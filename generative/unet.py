@@ -164,8 +164,9 @@ class _Resnet(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         """Return (B, outputs, H, W); ``shift`` is (B, outputs), or (1, outputs) for all alike."""
         h: Tensor = self.norm1(x, silu=True)
-        if len(shift) == 1 and self.conv1.bias is not None:  # one time for all: part of the bias
-            h = _convolved(h, self.conv1, self.conv1.bias + shift[0])
+        if len(shift) == 1:  # one time for all: part of the bias, or all of it
+            bias = self.conv1.bias
+            h = _convolved(h, self.conv1, shift[0] if bias is None else bias + shift[0])
         else:
             h = _convolved(h, self.conv1, self.conv1.bias)
             h = h + shift[:, :, None, None].to(h.dtype)
@@ -355,6 +356,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(_up_blocks(config, skips))
         self.conv_norm_out = _Norm(config.norm_num_groups, width, config.norm_eps)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self._widths = [r.conv1.out_channels for r in self._resnets()]
         self._start_small()
 
     def _start_small(self) -> None:
@@ -394,6 +396,18 @@ class UNet(nn.Module):
             embedding = self.time_embedding(torch.cat(waves, 1))
             return torch.cat([r.time_emb_proj(embedding) for r in self._resnets()], 1)
 
+    @torch.no_grad()
+    def take_biases(self, shifts: Tensor) -> Tensor:
+        """Return shifts, (T, sum of widths), with the biases that they are added to, which go.
+
+        So no step needs to add them. From then on :meth:`predict` is for such shifts only.
+        """
+        convolutions = [r.conv1 for r in self._resnets()]
+        biases = [c.bias for c in convolutions if c.bias is not None]
+        for convolution in convolutions:
+            convolution.bias = None
+        return shifts + torch.cat(biases)
+
     def predict(self, x: Tensor, shifts: Tensor) -> Tensor:
         """Return the noise, given what :meth:`shifts` gave for the time steps of ``x``.
 
@@ -405,8 +419,7 @@ class UNet(nn.Module):
         if factor > 1:
             x = F.pixel_unshuffle(x, factor)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
-        widths = [r.conv1.out_channels for r in self._resnets()]
-        parts = iter(torch.split(shifts, widths, 1))
+        parts = iter(torch.split(shifts, self._widths, 1))
         skips = [x]
         for block in _blocks(self.down_blocks):
             for index in range(len(block.resnets)):

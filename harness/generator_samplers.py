@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from defenses._purify import check_ddpm_takes, diffusion_steps, purify_images, score
 from generative.ddpm import DDPM, SAMPLERS, Diffusion, SamplerName
@@ -27,21 +28,22 @@ Values = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of a sampler, against that of the published one.
+    """One measure of a sampler, against that of the published one on the same images.
 
     Attributes:
         reference, mean: Of the published sampler and of this one, over the images.
-        noise: Two standard errors of the difference of two means, as if over different images.
+        low, high: 95 % interval of mean minus reference: of the paired t test over the images.
     """
 
     reference: float
     mean: float
-    noise: float
+    low: float
+    high: float
 
     @property
     def same(self) -> bool:
-        """Whether they differ by no more than their noise."""
-        return abs(self.mean - self.reference) <= self.noise
+        """Whether the images show no difference: whether the interval of it holds 0."""
+        return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,17 @@ class Compared:
 
     @property
     def accepted(self) -> bool:
-        """Whether no measure differs by more than its noise."""
+        """Whether no measure differs.
+
+        One of 20 measures of a sampler that does the same differs by chance.
+        """
         return all(m.same for m in self.measures.values())
 
     @property
     def line(self) -> str:
         """The same for people."""
         told = ", ".join(
-            f"{name} {m.mean:.4g} ({m.mean - m.reference:+.2g}, noise {m.noise:.2g}"
+            f"{name} {m.mean:.4g} ({m.mean - m.reference:+.2g} [{m.low:+.2g}, {m.high:+.2g}]"
             f"{'' if m.same else ': differs'})"
             for name, m in self.measures.items()
         )
@@ -160,6 +165,15 @@ def _differences(reference: Values, found: Values) -> dict[str, Difference]:
     differences = {}
     for name, before in reference.items():
         after = found[name]
-        noise = 2 * float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / len(before)))
-        differences[name] = Difference(float(before.mean()), float(after.mean()), noise)
+        ends = _paired(before, after)
+        differences[name] = Difference(float(before.mean()), float(after.mean()), *ends)
     return differences
+
+
+def _paired(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of after - before, (N,) each, one value per image."""
+    differences = after - before
+    if np.ptp(differences) < 1e-12:  # no spread to judge by: the difference itself
+        return float(differences.mean()), float(differences.mean())
+    ends = stats.ttest_rel(after, before).confidence_interval(confidence_level=0.95)
+    return float(ends.low), float(ends.high)

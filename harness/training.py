@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from harness.core.augment import random_crop, random_cutout, random_flip
 from harness.core.data import ImageSet
-from harness.core.device import channels_last, pick_dtype
+from harness.core.device import channels_last, on_device, pick_dtype, true_float32
 from harness.core.errors import DataError
-from harness.core.optimizers import SGD, Adam
+from harness.core.optimizers import SGD, Adam, all_at_once
 from harness.core.parallel import Workers, gradients
 from harness.core.protocols import TrainingHook
 from harness.core.recipe import Recipe
@@ -80,13 +80,14 @@ class Predictor:
         device = next(self.model.parameters()).device
         self.model.eval()
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), true_float32(self.dtype):
             for start in range(0, len(images), batch_size):
-                x = torch.tensor(images[start : start + batch_size]).to(device).float().div_(255)
+                stored = torch.tensor(images[start : start + batch_size])
+                x = on_device(stored, device).float().div_(255)
                 x = x.contiguous(memory_format=torch.channels_last)
                 with _autocast(device, self.dtype):
-                    parts.append(network(x).float().cpu().numpy())
-        return np.concatenate(parts)
+                    parts.append(network(x).float())
+            return np.concatenate([part.cpu().numpy() for part in parts])
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return predicted labels, int64 (N,)."""
@@ -180,12 +181,14 @@ def fit(
             progress = (epoch + (index + 1) / len(batches)) / recipe.epochs
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(min(progress, 1.0), epoch)
-            where = torch.from_numpy(batch).to(device)
+            where = on_device(torch.from_numpy(batch), device)
             x = images[where].float().div_(255)
             for hook in hooks:
                 x = hook.on_batch(x, batch, noise)
             x = augment(x, recipe, noise)
-            total += _step(model, x, labels[where], recipe, optimizer, dtype, workers) * len(batch)
+            with true_float32(dtype):
+                loss = _step(model, x, labels[where], recipe, optimizer, dtype, workers)
+            total += loss * len(batch)
         if workers.count > 1:
             workers.average([total, *running])
         mean = float(total) / sum(map(len, batches))
@@ -229,10 +232,11 @@ def make_optimizer(
         groups[0]["params"] = [p for p in parameters if p.ndim > axes]
         groups.append({"params": [p for p in parameters if p.ndim <= axes], "weight_decay": 0.0})
     if recipe.optimizer == "adam":
-        return Adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), foreach=True)
+        betas = (recipe.momentum, 0.999)
+        return Adam(groups, lr=recipe.lr, betas=betas, **all_at_once(parameters))
     return SGD(
         groups, lr=recipe.lr, momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0, foreach=True,
+        nesterov=recipe.nesterov and recipe.momentum > 0, **all_at_once(parameters),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -128,6 +129,20 @@ def test_the_smallest_p_is_that_of_pairs_that_agree(pairs: int) -> None:
     )
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 200), max_size=12))
+def test_holm_is_that_of_statsmodels_and_of_its_definition(thousandths: list[int]) -> None:
+    given_p = [n / 1000 for n in thousandths]
+    found = sig.holm(given_p)
+    assert len(found) == len(given_p)
+    if given_p:
+        np.testing.assert_allclose(found, multipletests(given_p, method="holm")[1])
+    worst = 0.0
+    for rank, index in enumerate(np.argsort(given_p, kind="stable")):
+        worst = max(worst, min(1.0, (len(given_p) - rank) * given_p[index]))
+        assert found[index] == pytest.approx(worst)
+
+
 @settings(max_examples=3, deadline=None)
 @given(SHARES, SHARES, SHARES)
 def test_holm_is_over_every_p_that_is_shown(
@@ -230,10 +245,13 @@ def test_purification_seeds_are_no_pairs_of_their_own() -> None:
 
 
 def spread(
-    seeds: Iterable[tuple[int, int, int]], effects: dict[str, float], targets: int = 6
+    seeds: Iterable[tuple[int, int, int]],
+    effects: dict[str, float],
+    targets: int = 6,
+    draw: int = 0,
 ) -> tuple[Split, pd.DataFrame]:
     """Return the split of accuracy, and its trials; effects: deviation in images of 100,000."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(draw)
     drawn: dict[tuple[object, ...], float] = {}
 
     def effect(name: str, *key: object) -> float:
@@ -281,6 +299,32 @@ def test_a_balanced_split_is_what_reml_says() -> None:
     between, within = float(fit.cov_re.iloc[0, 0]), float(fit.scale)
     assert found.parts["target"] == pytest.approx(between / (between + within), abs=1e-3)
     assert found.parts["victim seed"] == pytest.approx(within / (between + within), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "purify", "victim"), [(8, 3, 4), (10, 4, 2), (6, 5, 3)]
+)  # fmt: skip
+def test_a_crossed_balanced_split_is_what_reml_says(
+    targets: int, purify: int, victim: int
+) -> None:  # fmt: skip
+    seeds = [(0, u, v) for u in range(purify) for v in range(victim)]
+    effects = {"target": 4000.0, "purify": 2500.0, "victim": 3000.0, "rest": 1500.0}
+    found, frame = spread(seeds, effects, targets=targets, draw=targets)
+    assert min(found.parts.values()) > 0  # where one is cut at 0, the two estimators differ
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its start; what it found is checked below
+        fit = MixedLM.from_formula(
+            "y ~ 1", frame.assign(y=100 * frame["y"]), groups="t", re_formula="1",
+            vc_formula={"u": "0 + C(u)", "v": "0 + C(v)"},
+        ).fit(reml=True)  # fmt: skip
+    said = {
+        "target": float(fit.cov_re.iloc[0, 0]), "purification seed": float(fit.vcomp[0]),
+        "victim seed": float(fit.vcomp[1]), REST: float(fit.scale),
+    }  # fmt: skip
+    total = sum(said.values())
+    for name, value in said.items():
+        assert found.parts[name] == pytest.approx(value / total, abs=5e-3), name
+    assert found.deviation == pytest.approx(total**0.5 / 100, rel=5e-3)
 
 
 def test_one_seed_for_all_is_said_and_not_split() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.core import device
-from harness.core.device import pick_device, pick_dtype
+from harness.core.device import on_device, pick_device, pick_dtype, true_float32
 from harness.core.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -33,3 +33,56 @@ def test_bf16_is_chosen_where_the_processor_has_it_and_no_surprise_elsewhere(
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="allowed: 'cpu'"):
         pick_device("cuda")
+
+
+def test_a_gpu_that_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert pick_dtype("auto", torch.device("cuda")) == torch.float32
+
+
+def precisions() -> tuple[str, str]:
+    return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+
+def test_float32_is_no_tf32_for_a_while() -> None:
+    before = precisions()
+    assert before[0] == "tf32"  # torch's default: the reason for all this
+    with pytest.raises(KeyError), true_float32():
+        assert precisions() == ("ieee", "ieee")
+        with true_float32():
+            pass
+        assert precisions() == ("ieee", "ieee")
+        convolution = torch.nn.Conv2d(3, 4, 3)
+        convolution(torch.rand(2, 3, 8, 8)).sum().backward()  # torch accepts the setting
+        raise KeyError
+    assert precisions() == before
+    with true_float32(torch.bfloat16):
+        assert precisions() == before
+    assert torch.backends.cudnn.allow_tf32  # and the older way to ask works again
+
+
+class OnCpu:
+    """Stands for a tensor, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def pin_memory(self) -> OnCpu:
+        self.asked.append("pin")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> OnCpu:
+        self.asked.append((device.type, non_blocking))
+        return self
+
+
+def test_only_copies_to_a_gpu_are_pinned() -> None:
+    values = torch.arange(3)
+    assert on_device(values, "cpu") is values
+    for name, asked in (("cpu", [("cpu", False)]), ("cuda:1", ["pin", ("cuda", True)])):
+        tensor = OnCpu()
+        assert on_device(tensor, name) is tensor  # type: ignore[arg-type]
+        assert tensor.asked == asked

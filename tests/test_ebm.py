@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from generative.checkpoints import load_ebm, load_training, save_ebm
@@ -96,6 +97,23 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(nf: int, dtype: torch.dtype
     for start, stop in ((0, 1), (3, 5), (7, 16), (20, 53), (69, 70)):
         assert torch.equal(energy.input_gradient(x[start:stop]), gradient[start:stop])
         assert torch.equal(energy.energy(x[start:stop]), energies[start:stop])
+
+
+@pytest.mark.parametrize(("dtype", "setting"), [(torch.float32, "ieee"), (torch.bfloat16, "tf32")])
+def test_energies_in_float32_are_not_rounded_to_tf32(
+    dtype: torch.dtype, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, plain = [], F.conv2d
+
+    def watched(*arguments: object, **options: object) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    energy = FoldedEnergy(filled(8), dtype)
+    energy.energy(golden_input())
+    energy.input_gradient(golden_input())
+    assert len(seen) > 20 and set(seen) == {setting}
 
 
 def images(rows: int = 48) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
 from defenses.puregen_ebm import PuregenEbm
 from generative.checkpoints import save_ebm
@@ -24,7 +25,7 @@ from harness.core.files import file_digest
 from harness.core.seeds import stream
 from harness.datasets.shapes import Shapes
 from harness.generator_check import Measured, noise_losses, verify_generator
-from harness.generator_samplers import compare_samplers
+from harness.generator_samplers import _differences, compare_samplers
 from harness.generator_tools import (
     describe_generator,
     generator_text,
@@ -317,6 +318,21 @@ def test_faster_samplers_are_held_against_the_published_one(tmp_path: Path) -> N
     itself = named["ancestral", 30]
     assert all(m.mean == m.reference for m in itself.measures.values()) and itself.accepted
     assert not named["ddim", 30].accepted and "DIFFERS; l2" in named["ddim", 30].line
+
+
+def test_samplers_are_paired_by_image() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(3.0, 1.0, 40)
+    after = before + 0.05 + rng.normal(0.0, 0.02, 40)
+    found = _differences({"l2": before, "same": before}, {"l2": after, "same": before})
+    further = found["l2"]
+    # Among images that differ by 1, the 0.05 that each moves further is told all the same.
+    assert not further.same and 0.04 < further.low < 0.05 < further.high < 0.07
+    wanted = stats.ttest_1samp(after - before, 0).confidence_interval(0.95)
+    assert (further.low, further.high) == pytest.approx((wanted.low, wanted.high))
+    assert found["same"].same and (found["same"].low, found["same"].high) == (0, 0)
+    noisy = _differences({"l2": before}, {"l2": before + rng.normal(0.0, 0.02, 40)})["l2"]
+    assert noisy.same
 
 
 def test_samplers_that_cannot_be_compared(tmp_path: Path) -> None:

@@ -269,6 +269,11 @@ def test_the_published_numbers_are_claims(tmp_path: Path) -> None:
     found = read_submission(out)
     assert found.run is None and len(found.claims) > 20
     assert all(c.source == "arXiv:2405.18627, table 1" for c in found.claims)
+    [ebm] = [c for c in found.claims if c.dataset == "cifar10" and c.scenario == "from_scratch"
+             and (c.attack.name, c.defense.name) == ("narcissus", "puregen_ebm")]  # fmt: skip
+    said = ebm.success
+    assert said is not None and said.method == "std"  # 1.39 ± 0.8, as printed
+    assert (said.low, said.high) == (pytest.approx(0.0059), pytest.approx(0.0219))
 
 
 def test_the_site(tmp_path: Path, run: Path, raw: dict[str, Any]) -> None:

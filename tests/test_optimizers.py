@@ -45,6 +45,39 @@ def test_steps_are_those_of_torch(name: str) -> None:
     assert not torch.equal(ours[0], ours[-1])
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_a_fused_update_pairs_each_weight_with_its_own_numbers(name: str) -> None:
+    """Whatever the order in memory of its gradient, and of an average that comes from a file."""
+    settings = {"lr": 0.1, "momentum": 0.9} if name == "SGD" else {"lr": 0.1}
+    found = []
+    for way in ("foreach", "fused"):
+        made = getattr(optimizers, name)
+        weight = torch.nn.Parameter(torch.linspace(0.2, 2.0, 12).reshape(3, 4))
+        optimizer = made([weight], **settings, **{way: True})
+        for step in range(4):
+            if step == 2:
+                saved = optimizer.state_dict()
+                for key, value in saved["state"][0].items():
+                    if isinstance(value, torch.Tensor) and value.ndim:
+                        saved["state"][0][key] = value.t().contiguous().t()
+                optimizer = made([weight], **settings, **{way: True})
+                optimizer.load_state_dict(saved)
+            weight.grad = (weight.detach() * torch.arange(12).reshape(3, 4)).t().contiguous().t()
+            assert weight.grad.stride() != weight.stride()
+            optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found)
+
+
+def test_the_fused_way_is_for_gpus() -> None:
+    class OnGpu:
+        is_cuda = True
+
+    assert optimizers.all_at_once([torch.zeros(1)]) == {"foreach": True}
+    assert optimizers.all_at_once([OnGpu(), OnGpu()]) == {"fused": True}  # type: ignore[list-item]
+    assert optimizers.all_at_once([OnGpu(), torch.zeros(1)]) == {"foreach": True}
+
+
 TRAINS = """
 import sys
 from harness.classifiers.hlb_xs import HlbXs

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from harness.core.errors import UnknownComponent
@@ -15,6 +17,8 @@ from harness.report.table import markdown
 from harness.report.trials import Trial
 from harness.verification.verify import verify
 from tests.report_runs import record, write_run
+
+NOTE_START = "the printed mean ± the standard deviation of one victim"
 
 
 def rows(item: str, **wanted: str):
@@ -31,8 +35,11 @@ def rows(item: str, **wanted: str):
 def test_shares_and_intervals_of_the_main_table() -> None:
     [ebm] = rows("table_1", attack="narcissus", dataset="cifar10", scenario="from_scratch",
                  defense="puregen_ebm")  # fmt: skip
-    assert (ebm.success.value, ebm.success.method) == (pytest.approx(0.0139), "std")
-    assert (ebm.success.low, ebm.success.high) == (pytest.approx(0.0059), pytest.approx(0.0219))
+    assert (ebm.success.value, ebm.success.method) == (pytest.approx(0.0139), "t")
+    # 0.8 points over ten classes: 2.262 x 0.8 / sqrt(10) = 0.572 around the mean
+    assert ebm.success_std == pytest.approx(0.008)
+    assert ebm.success.low == pytest.approx(0.0139 - 0.00572, abs=1e-5)
+    assert ebm.success.high == pytest.approx(0.0139 + 0.00572, abs=1e-5)
     assert ebm.worst == pytest.approx(0.025)
     assert ebm.accuracy.value == pytest.approx(0.9292)
     [bare] = rows("table_1", attack="gradient_matching", dataset="cifar10", defense="none")
@@ -44,16 +51,36 @@ def test_shares_and_intervals_of_the_main_table() -> None:
 
 def test_a_spread_never_leaves_the_shares() -> None:
     [none] = rows("table_1", attack="narcissus", scenario="fine_tune", defense="none")
-    assert (none.success.low, none.success.high) == (0.0, pytest.approx(0.6731))
+    assert (none.success.value, none.success_std) == pytest.approx((0.3341, 0.339))
+    assert none.success.low == pytest.approx(0.0916, abs=1e-4)
+    [few] = [r for r in rows("table_11", defense="none") if ("aware", "no") in r.attack.params]
+    assert (few.success.low, few.success.high) == (0.0, 1.0)  # three classes, 31 ± 49
+
+
+def test_a_spread_over_seeds_is_not_one_over_targets() -> None:
+    [bare] = rows("table_13", attack="gradient_matching", defense="none")
+    assert (bare.trials, bare.success.n, bare.success_std) == (100, 3, pytest.approx(0.0217))
+    # The printed one divides by 3: 4.303 x 2.17 / sqrt(2) = 6.60
+    assert bare.success.high - bare.success.value == pytest.approx(0.066, abs=1e-4)
+    [ddpm] = rows("table_13", attack="gradient_matching", defense="puregen_ddpm")  # 0 ± 0
+    assert (ddpm.success.method, ddpm.success.n) == ("wilson", 100)
+    assert ddpm.success.high == pytest.approx(0.037, abs=1e-3)
+
+
+def test_a_spread_of_untold_size_has_no_interval() -> None:
+    [avatar] = rows("table_2", attack="ntga", defense="avatar")
+    assert avatar.accuracy_std == pytest.approx(0.0038) and avatar.accuracy.low is None
+    assert compare(avatar.accuracy, interval(0.5, 0.4, 0.6)) == "unknown"
+    [jpeg] = rows("table_2", attack="ntga", defense="jpeg")  # the paper's own, of eight seeds
+    assert jpeg.accuracy.n == 8 and jpeg.accuracy.low is not None
 
 
 def test_standard_deviations_printed_as_fractions() -> None:
     [none] = rows("table_2", classifier="mobilenet_v2", attack="narcissus", defense="none")
     [again] = rows("table_8", scenario="from_scratch", attack="narcissus", defense="none")
-    assert none.success.low == pytest.approx(again.success.low, abs=0.01)
-    assert none.success.high == pytest.approx(again.success.high, abs=0.01)
+    assert none.success_std == pytest.approx(again.success_std, abs=0.01)
     [jpeg] = rows("table_1", dataset="cinic10", defense="jpeg")  # in percent there
-    assert jpeg.success.high == pytest.approx(0.4635)
+    assert jpeg.success_std == pytest.approx(0.2746)
 
 
 def test_an_availability_attack_has_an_accuracy_alone() -> None:
@@ -139,7 +166,8 @@ def interval(value: float, low: float | None = None, high: float | None = None) 
         (interval(0.5, 0.4, 0.6), interval(0.7, 0.58, 0.8), "agrees"),
         (interval(0.5, 0.4, 0.6), interval(0.7, 0.61, 0.8), "higher"),
         (interval(0.5, 0.4, 0.6), interval(0.2, 0.1, 0.39), "lower"),
-        (interval(0.5, 0.4, 0.6), interval(0.39), "lower"),
+        (interval(0.5, 0.4, 0.6), interval(0.39), "unknown"),
+        (interval(0.5), interval(0.2, 0.1, 0.4), "unknown"),
         (interval(0.5), interval(0.2, 0.1, 0.5), "agrees"),
         (interval(0.5), interval(0.2), "unknown"),
         (interval(0.5), interval(0.5), "agrees"),
@@ -176,10 +204,17 @@ def test_the_same_setting_gets_a_verdict() -> None:
     [pair] = section.pairs  # the row without an attack has none
     assert (pair.differences, pair.success, pair.accuracy) == ((), "agrees", "agrees")
     assert section.source == "Table 10 of arXiv:2405.18627"
-    assert "| 1.7 [0.7, 2.6] |" in markdown(section.table)
+    assert "| 1.7 ± 0.9 [1.0, 2.3] |" in markdown(section.table)
     section = published_section(*run_of({0: 100, 1: 200, 2: 150, 3: 300}))
     assert section.pairs[0].success == "higher"
     assert "ours is higher" in markdown(section.table)
+
+
+def test_a_mean_beyond_theirs_is_not_excused_by_the_spread_of_their_classes() -> None:
+    # 2.3 % on every class lies within 1.66 ± 0.92, and beyond what ten classes leave of the mean.
+    section = published_section(*run_of(dict(enumerate((23, 24, 25, 24, 23, 24, 25, 24)))))
+    assert section.pairs[0].success == "higher"
+    assert "1.7 ± 0.9 [1.0, 2.3]" in markdown(section.table)
 
 
 def test_another_setting_gets_none_and_says_in_what() -> None:
@@ -200,9 +235,32 @@ def test_it_stands_in_the_report_and_is_verified(tmp_path: Path) -> None:
     assert "Table 10 of arXiv:2405.18627" in page
     assert "jpeg &lt;75&gt;" in page and "<75>" not in page
     table = folder / "report" / "published.md"
-    assert not _wrong_in(folder, "report/published.md")
-    table.write_text(table.read_text().replace("[0.7, 2.6]", "[0.7, 9.6]"))
+    numbers, tex = table.with_suffix(".csv"), table.with_suffix(".tex")
+    assert all(NOTE_START in text for text in (page, table.read_text())) and tex.is_file()
+    [row] = pd.read_csv(numbers).to_dict("records")
+    assert (row["published_success"], row["published_success_std"]) == (0.0166, 0.0092)
+    assert (row["success"], row["success_verdict"]) == (0.015, "agrees")
+    assert (row["defense"], row["published_accuracy_method"]) == ("jpeg <75>", "t")
+    assert not _wrong_in(folder, "report/published")
+    table.write_text(table.read_text().replace("[1.0, 2.0]", "[1.0, 9.0]"))
+    numbers.write_text(numbers.read_text().replace(",0.015,", ",0.025,"))
     assert _wrong_in(folder, "report/published.md, ")
+    assert _wrong_in(folder, "report/published.csv, row 1 (narcissus / jpeg <75>), column success:")
+
+
+def test_published_seconds_stand_beside_ours_without_a_verdict() -> None:
+    section = published_section(*run_of({0: 10, 1: 20}, reference="table_5.csv"))
+    assert "TPU v3, which is other hardware than ours: no verdict" in section.source
+    clean, attacked = section.frame.to_dict("records")
+    assert (clean["attack"], attacked["attack"]) == ("none", "narcissus")
+    for row in (clean, attacked):
+        assert (row["defense"], row["published_single"]) == ("jpeg <75>", 3690)
+        ours = [row[f"seconds_{part}"] for part in ("train", "purify", "together")]
+        assert ours == [40, 20, 60]
+    assert (attacked["published_each"], attacked["published_each_std"]) == (5288, 29)
+    assert np.isnan(clean["published_each"])
+    text = markdown(section.table)
+    assert "| 3690 | 5288 ± 29 | 40 | 20 | 60 |" in text and "agrees" not in text
 
 
 def _wrong_in(folder: Path, start: str) -> list[str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from defenses._purify import in_turn, purify_images, score
+from defenses import _purify
+from defenses._purify import in_flight, in_turn, purify_images, score
 from defenses.none import NoDefense
 from defenses.puregen_ddpm import PuregenDdpm
 from defenses.puregen_ebm import PuregenEbm
@@ -143,6 +144,21 @@ def test_a_row_is_purified_alike_alone_in_company_and_in_another_order(
     part = purified(replace(defense, batch_size=4), TRAIN.take(order))
     np.testing.assert_array_equal(part, whole[order])
     assert not np.array_equal(purified(defense, seed=1), whole)
+
+
+def test_images_in_flight_are_those_asked_for_or_suit_the_device(
+    ebm: EBM, ddpm: DDPM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (3, 32, 32)
+    assert in_flight(7, shape, ebm, ddpm) == 7
+    assert in_flight(None, (5, 3, 256, 256), ebm, ddpm) == 128
+    monkeypatch.setattr(_purify, "device_of", lambda model: torch.device("cuda"))
+    assert in_flight(7, shape, ebm) == 7
+    assert in_flight(None, (50_000, *shape), ebm) == 2048
+    assert in_flight(None, shape, ddpm) == in_flight(None, shape, ebm, ddpm) == 1024
+    assert in_flight(None, (3, 64, 64), ebm) == 512
+    assert in_flight(None, (3, 16, 16), ddpm) == 1024
+    assert in_flight(None, (3, 1024, 1024), ddpm) == 16
 
 
 # Filter

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from harness.core.errors import DataError
-from harness.report.statistics import mean_interval, share_interval, wilson
+from harness.report.statistics import (
+    difference_interval,
+    interval_of_printed,
+    mean_interval,
+    share_interval,
+    wilson,
+)
 
 shares = st.lists(st.integers(0, 100).map(lambda k: k / 100), min_size=1, max_size=12)
 
@@ -25,6 +32,14 @@ def test_wilson_by_hand() -> None:
     assert (found.value, found.n, found.method) == (0.35, 20, "wilson")
     assert found.low == pytest.approx(centre - half)
     assert found.high == pytest.approx(centre + half)
+
+
+def test_wilson_is_that_of_statsmodels() -> None:
+    for n in range(1, 26):
+        ends = proportion_confint(np.arange(n + 1), n, alpha=0.05, method="wilson")
+        found = [wilson(k, n) for k in range(n + 1)]
+        np.testing.assert_allclose([f.low for f in found], ends[0], atol=1e-9)
+        np.testing.assert_allclose([f.high for f in found], ends[1], atol=1e-9)
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -82,6 +97,70 @@ def test_mean_interval_is_scipys_bca() -> None:
     assert found.method == "BCa"
     assert (found.low, found.high) == (ends.low, ends.high)
     assert found == mean_interval(values, seed=4)
+
+
+def of_scipy(groups: list[list[float]], method: str, seed: int) -> tuple[float, float]:
+    def mean_of(*values: np.ndarray, axis: int) -> np.ndarray:
+        means = [v.mean(axis=axis) for v in values]
+        return means[0] if len(means) == 1 else means[0] - means[1]
+
+    ends = stats.bootstrap(
+        [np.array(g) for g in groups], mean_of, method=method, vectorized=True, n_resamples=9_999,
+        batch=1_000, rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(ends.low), float(ends.high)
+
+
+spread_out = st.lists(
+    st.integers(0, 100).map(lambda k: k / 100), min_size=2, max_size=12, unique=True
+)
+
+
+@given(spread_out, st.integers(0, 9))
+@settings(max_examples=12, deadline=None)
+def test_an_interval_of_a_mean_is_scipys(values: list[float], seed: int) -> None:
+    found = mean_interval(values, seed)
+    assert found.method == ("BCa" if len(values) > 2 else "percentile")
+    low, high = of_scipy([values], found.method, seed)
+    assert found.low == pytest.approx(min(low, found.value))
+    assert found.high == pytest.approx(max(high, found.value))
+
+
+@given(spread_out, spread_out, st.integers(0, 9))
+@settings(max_examples=12, deadline=None)
+def test_an_interval_of_a_difference_is_scipys(
+    these: list[float], those: list[float], seed: int
+) -> None:
+    found = difference_interval(these, those, seed)
+    assert found.value == pytest.approx(np.mean(these) - np.mean(those))
+    assert found.method == ("BCa" if min(len(these), len(those)) > 2 else "percentile")
+    low, high = of_scipy([these, those], found.method, seed)
+    assert found.low == pytest.approx(min(low, found.value))
+    assert found.high == pytest.approx(max(high, found.value))
+
+
+@given(spread_out)
+@settings(max_examples=50, deadline=None)
+def test_of_a_printed_mean_the_t_interval_of_its_values_is_left(values: list[float]) -> None:
+    ends = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    for ddof in (0, 1):
+        found = interval_of_printed(
+            float(np.mean(values)), float(np.std(values, ddof=ddof)), len(values),
+            population=ddof == 0,
+        )  # fmt: skip
+        assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+        assert (found.n, found.method) == (len(values), "t")
+
+
+@pytest.mark.parametrize(("deviation", "n"), [(0.0, 10), (0.2, 1)])
+def test_a_printed_mean_without_a_spread_has_no_interval(deviation: float, n: int) -> None:
+    assert interval_of_printed(0.4, deviation, n).low is None
+
+
+@pytest.mark.parametrize(("deviation", "n"), [(-0.1, 10), (0.2, 0)])
+def test_what_cannot_be_a_spread_is_refused(deviation: float, n: int) -> None:
+    with pytest.raises(DataError, match=f"n={n}, deviation={deviation:g}"):
+        interval_of_printed(0.4, deviation, n)
 
 
 def test_two_values_span_their_range() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.core.records import TrialRecord
+from harness.report.how_sure import verdict
+from harness.report.pairs import compare_pairs
 from harness.report.summary import summarise
 from harness.report.trials import Trial
 from harness.report.words import verdicts
@@ -45,6 +47,45 @@ def test_the_winner_the_tie_and_the_costly_one_are_named() -> None:
 def test_a_clear_winner_has_no_ties() -> None:
     text = text_of(study({**HITS, "jpeg": (200, 220, 210)}))
     assert "ebm has the lowest success" in text and "cannot tell" not in text
+
+
+BETTER = (20, 20, 20, 20, 20, 20, -10, -10)
+"""Eight differences of which the bootstrap interval leaves 0 out, and the exact test has p 0.08."""
+
+
+def test_the_lead_tells_apart_what_the_table_of_pairs_does() -> None:
+    ebm = (60, 70, 65, 61, 64, 66, 62, 68)
+    jpeg = tuple(k + more for k, more in zip(ebm, BETTER, strict=True))
+    records = study({"none": range(600, 680, 10), "ebm": ebm, "jpeg": jpeg, "tvm": range(300, 308)},
+                    {**CORRECT, "tvm": 735})  # fmt: skip
+    summary = summarise([Trial.of(r) for r in records])
+    [pair] = [p for p in compare_pairs(summary) if (p.defense, p.against) == ("jpeg", "ebm")
+              and p.measure == "success x1"]  # fmt: skip
+    assert pair.difference.low > 0 and verdict(pair).startswith("no difference seen")
+    text = text_of(records)
+    assert "cannot tell it from jpeg (7.7 %): tested in pairs and corrected" in text
+    assert "tvm" not in text  # shown, as in the table
+    assert text == verdicts(summary, compare_pairs(summary))[0].text
+
+
+def test_a_difference_from_the_undefended_is_judged_by_its_test() -> None:
+    jpeg = range(600, 680, 10)
+    none = [k + more for k, more in zip(jpeg, BETTER, strict=True)]
+    assert "not clearly below the undefended" in text_of(study({"none": none, "jpeg": jpeg}))
+    none = [k + 20 for k in jpeg]
+    assert "not clearly" not in text_of(study({"none": none, "jpeg": jpeg}))
+
+
+def test_a_costly_defense_that_may_be_lower_by_chance() -> None:
+    epic = (60, 70, 65, 61, 64, 66, 62, 68)
+    ebm = [k + more for k, more in zip(epic, BETTER, strict=True)]
+    text = text_of(study({"none": range(600, 680, 10), "ebm": ebm, "epic": epic}))
+    assert "goes lower, which may be chance, but costs 10.0 points." in text
+
+
+def test_too_few_pairs_for_a_test_are_said() -> None:
+    text = text_of(study())
+    assert "Against the others there are too few pairs for a test: intervals alone decide." in text
 
 
 def test_single_trials_tie_when_their_intervals_overlap() -> None:

@@ -89,6 +89,22 @@ def test_a_training_that_diverges_says_so() -> None:
         trained(0, recipe=replace(NET.recipe, lr=1e30, precision="fp32"))
 
 
+@pytest.mark.parametrize(("precision", "setting"), [("fp32", "ieee"), ("bf16", "tf32")])
+def test_a_training_in_float32_is_not_rounded_to_tf32(precision: str, setting: str) -> None:
+    rng, seen = stream(0, "train"), []
+    model = build_model(NET.build, 10, DATA.train.image_shape, rng)
+
+    def watch(*_: object) -> None:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+
+    model.register_forward_hook(watch)
+    next(model.parameters()).register_hook(watch)  # in the backward pass
+    few = DATA.train.take(np.arange(32))
+    fit(model, few, replace(NET.recipe, epochs=1, precision=precision), rng)(few.images)
+    assert len(seen) >= 3 and set(seen) == {setting}
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # as before
+
+
 def test_no_rows_to_train_on_is_an_error() -> None:
     rng = stream(0)
     model = build_model(NET.build, 10, DATA.train.image_shape, rng)

@@ -150,6 +150,20 @@ def test_bf16_copy_predicts_nearly_the_same() -> None:
     assert 0 < float(error) < 0.03
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_biases_added_beforehand_are_those_added_in_each_step(dtype: torch.dtype) -> None:
+    model, x = random_net(SMALL), golden_input().to(dtype)
+    with torch.no_grad():
+        shifts = model.shifts(torch.tensor([3, 74])).to(dtype)
+    plain, ready = for_inference(model, dtype), for_inference(model, dtype)
+    together = ready.take_biases(shifts)
+    assert not torch.equal(together, shifts)
+    for t in range(2):
+        found = ready.predict(x, together[t : t + 1])
+        assert torch.equal(found, plain.predict(x, shifts[t : t + 1]))
+    assert model.mid_block.resnets[0].conv1.bias is not None  # the network itself keeps its own
+
+
 def test_a_folded_upsample_is_the_plain_one() -> None:
     torch.manual_seed(0)
     plain = _Upsample(6).double().requires_grad_(False)

@@ -43,10 +43,10 @@ class RayExecutor:
         """Return what the cluster has: nodes, CPUs, GPUs, and the memory that Ray may use."""
         import ray
 
-        there = ray.cluster_resources()
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return {
             "executor": "Ray",
-            "nodes": sum(node["Alive"] for node in ray.nodes()),
+            "nodes": sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
             "cpus": int(there.get("CPU", 0)),
             "gpus": int(there.get("GPU", 0)),
             "memory_gib": round(there.get("memory", 0) / 2**30, 1),

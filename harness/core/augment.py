@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.core.device import on_device
 from harness.core.errors import DataError
 
 
 def random_flip(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image (B, C, H, W) with probability 1/2."""
-    mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device)
+    mirrored = on_device(torch.from_numpy(rng.random(len(x)) < 0.5), x.device)
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
@@ -38,7 +39,8 @@ def random_crop(x: Tensor, pad: int, rng: np.random.Generator, mode: str = "refl
         return x
     height, width = x.shape[2:]
     padded = F.pad(x, (pad, pad, pad, pad), mode=mode)
-    shifts = torch.from_numpy(rng.integers(0, 2 * pad + 1, size=(2, len(x)))).to(x.device)
+    drawn = rng.integers(0, 2 * pad + 1, size=(2, len(x)))
+    shifts = on_device(torch.from_numpy(drawn), x.device)
     rows = shifts[0][:, None] + torch.arange(height, device=x.device)
     columns = shifts[1][:, None] + torch.arange(width, device=x.device)
     image = torch.arange(len(x), device=x.device)[:, None, None]
@@ -61,7 +63,7 @@ def random_cutout(x: Tensor, side: int, rng: np.random.Generator) -> Tensor:
         return x
     height, width = x.shape[2:]
     first = rng.integers(0, [[height], [width]], size=(2, len(x))) - side // 2
-    top, left = torch.from_numpy(first).to(x.device)[:, :, None]
+    top, left = on_device(torch.from_numpy(first), x.device)[:, :, None]
     rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
     inside = ((rows >= top) & (rows < top + side))[:, None, :, None]
     inside = inside & ((columns >= left) & (columns < left + side))[:, None, None, :]

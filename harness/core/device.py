@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.core.errors import UsageError
 
@@ -50,7 +52,7 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the type that networks compute in; ``auto`` is bf16 where the hardware has it."""
     if precision == "auto":
         if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             fast = device.type == "cpu" and _cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
@@ -62,6 +64,36 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 @cache  # once in a process
 def _warn_of_emulation() -> None:
     logger.warning("bf16 was asked for, which this processor emulates: many times slower than fp32")
+
+
+@contextmanager
+def true_float32(dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Let a GPU compute in float32 where ``dtype`` is float32; elsewhere change nothing.
+
+    Unless it is told otherwise, torch lets cuDNN round the factors of float32 convolutions to TF32,
+    which has ten bits of mantissa. The setting is the process's; it is put back at the end.
+    """
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    concerned = kinds if dtype == torch.float32 else ()
+    before = [kind.fp32_precision for kind in concerned]
+    try:
+        for kind in concerned:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(concerned, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def on_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor of the processor's memory on a device; a GPU's copy is not waited for.
+
+    Such a copy needs memory that is pinned to its place, which torch keeps until it has been read.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def use_threads(count: int) -> None:

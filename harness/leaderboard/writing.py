@@ -128,7 +128,8 @@ def plain_run(run: Run, found: Verification) -> dict[str, Any]:
 
 def _longest(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return when and where the most trials of a run were finished."""
-    return dict(max(sessions, key=lambda s: s.get("trials", 0), default={}))
+    found = max(sessions, key=lambda s: int(s.get("trials", 0)), default=None)
+    return dict(found or {})
 
 
 def _row(run: Run, duel: Duel, row: Row) -> dict[str, Any]:

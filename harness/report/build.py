@@ -96,6 +96,7 @@ def tables_of(
             found[f"{name}.tex"] = latex(table)
     if beside is not None:
         found["published.md"] = f"{beside.source}.\n\n{markdown(beside.table)}\n{NOTE}\n"
+        found["published.csv"] = beside.frame.to_csv(index=False, lineterminator="\n")
         found["published.tex"] = latex(beside.table)
     return found
 

@@ -99,7 +99,7 @@ def render_page(
         name=run.study.name,
         partial=run.partial,
         counts=_counts(run),
-        verdicts=verdicts(summary),
+        verdicts=verdicts(summary, sure.pairs),
         setting=_setting(trials),
         main_heads=[
             (c.title, f"{'num' if c.numeric else 'text'} c-{c.key}", c.help) for c in columns

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any, Literal
 
 from harness.core.errors import DataError, UnknownComponent, nearest
-from harness.report.statistics import Interval, wilson
+from harness.report.statistics import Interval, interval_of_printed, wilson
 
 TARGETED = ("gradient_matching", "bullseye_polytope")
+
+TIMED = "table_5"
+"""The table that is of seconds; :mod:`harness.report.published_seconds` reads it."""
 
 Verdict = Literal["agrees", "lower", "higher", "unknown"]
 
@@ -54,10 +57,12 @@ class PublishedRow:
         classifier, attack, defense: What was used.
         trials: Victims that were trained.
         success: Poison success; None for availability attacks and where none is printed. With the
-            printed mean plus and minus one standard deviation, cut at 0 and 1; of a targeted
-            attack without one, k of n with its Wilson interval.
+            95 % interval of its mean, cut at 0 and 1: from the printed standard deviation, or, of
+            a targeted attack without a spread, Wilson's of k of n. Without one where nothing of the
+            kind is printed, or not how many values the standard deviation is of.
+        success_std: The printed standard deviation, of one value; None where none is printed.
         worst: Success on the worst class, or None.
-        accuracy: Natural accuracy, likewise.
+        accuracy, accuracy_std: Natural accuracy, likewise.
         note: What else is to be known of it.
     """
 
@@ -69,8 +74,10 @@ class PublishedRow:
     defense: Wanted
     trials: int
     success: Interval | None
+    success_std: float | None
     worst: float | None
     accuracy: Interval | None
+    accuracy_std: float | None
     note: str = ""
 
     def differences(self, spec: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -101,10 +108,30 @@ class PublishedRow:
 _ROLES = ("dataset", "scenario", "attack", "defense", "classifier")
 
 
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """How many values a printed standard deviation is of (None: not told), and what it divides by.
+
+    The paper uses both kinds. Table 11 has three classes: 87.94 and two that make a mean of 31.02
+    have a deviation of 49.3 if it divides by 2, and of no more than 40.3 if it divides by 3.
+    Table 13 has three seeds: 0, 0 and 1 of 100 make its 0.33 ± 0.47 if it divides by 3.
+    """
+
+    values: int | None
+    population: bool = False
+
+
+_SPREADS = {
+    "over three seeds": _Spread(3, population=True),
+    "quoted by the paper from AVATAR": _Spread(None),
+}
+"""By the note of a row; the others are over the trials of the row."""
+
+
 def items() -> tuple[str, ...]:
-    """Return the tables and figures of which there are results, sorted."""
+    """Return the tables and figures of which there are shares, sorted; :data:`TIMED` has none."""
     found = (entry.name for entry in files("harness.report").joinpath("published").iterdir())
-    return tuple(sorted(n[:-4] for n in found if n.endswith(".csv") and n != "table_5.csv"))
+    return tuple(sorted(n[:-4] for n in found if n.endswith(".csv") and n != f"{TIMED}.csv"))
 
 
 def published(item: str) -> tuple[PublishedRow, ...]:
@@ -137,19 +164,20 @@ def closest(
 
 
 def compare(theirs: Interval | None, ours: Interval | None) -> Verdict:
-    """Say whether ours agrees with theirs: whether the two intervals share a value.
+    """Say whether ours agrees with theirs: whether the 95 % intervals of the two share a value.
 
-    ``unknown`` where one of the two is missing, or where neither has an interval and they differ:
-    two bare numbers do not say whether they do.
+    ``unknown`` where one of the two is missing. A bare number may agree with an interval that holds
+    it, and two that are equal do; otherwise they are ``unknown``, because how far a bare number
+    may be from what it estimates is not told.
     """
     if theirs is None or ours is None:
         return "unknown"
-    if theirs.low is None and ours.low is None and theirs.value != ours.value:
-        return "unknown"
     (low, high), (our_low, our_high) = _ends(theirs), _ends(ours)
-    if our_high < low:
-        return "lower"
-    return "higher" if our_low > high else "agrees"
+    if our_low <= high and low <= our_high:
+        return "agrees"
+    if theirs.low is None or ours.low is None:
+        return "unknown"
+    return "lower" if our_high < low else "higher"
 
 
 def _ends(interval: Interval) -> tuple[float, float]:
@@ -161,16 +189,20 @@ def _ends(interval: Interval) -> tuple[float, float]:
 def _row(item: str, raw: Mapping[str, str]) -> PublishedRow:
     trials = int(raw["trials"])
     attack = _wanted(raw, "attack")
+    spread = _SPREADS.get(raw["note"], _Spread(trials))
+    success_std = _share(raw["success_std"], raw["success_std_in"])
+    accuracy_std = _share(raw["accuracy_std"])
     return PublishedRow(
         item=item, scenario=raw["scenario"], dataset=raw["dataset"],
         classifier=_wanted(raw, "classifier"), attack=attack, defense=_wanted(raw, "defense"),
         trials=trials,
         success=_interval(
-            _share(raw["success"]), _share(raw["success_std"], raw["success_std_in"]), trials,
-            counted=attack.name in TARGETED,
+            _share(raw["success"]), success_std, spread, trials, counted=attack.name in TARGETED,
         ),
+        success_std=success_std,
         worst=_share(raw["success_max"]),
-        accuracy=_interval(_share(raw["accuracy"]), _share(raw["accuracy_std"]), trials),
+        accuracy=_interval(_share(raw["accuracy"]), accuracy_std, spread, trials),
+        accuracy_std=accuracy_std,
         note=raw["note"],
     )  # fmt: skip
 
@@ -187,14 +219,17 @@ def _share(text: str, unit: str = "percent") -> float | None:
 
 
 def _interval(
-    value: float | None, std: float | None, trials: int, *, counted: bool = False
+    value: float | None, std: float | None, spread: _Spread, trials: int, *, counted: bool = False
 ) -> Interval | None:
     if value is None:
         return None
-    if std is not None:
-        return Interval(value, max(0.0, value - std), min(1.0, value + std), trials, "std")
+    if std and spread.values is not None:
+        found = interval_of_printed(value, std, spread.values, population=spread.population)
+        low, high = _ends(found)
+        return replace(found, low=max(0.0, low), high=min(1.0, high))
     if not counted:
         return Interval(value, None, None, trials, "none")
+    # No spread, or none between seeds: what so many targets can say is left.
     known = wilson(round(value * trials), trials)
     # The printed number stands, though some are no share of these trials.
     low, high = _ends(known)

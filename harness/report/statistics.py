@@ -24,8 +24,8 @@ class Interval:
         value: The estimate; a share in [0, 1], or a difference of shares in [-1, 1].
         low, high: Ends of the interval, with ``low <= value <= high``; None where the data allow
             none (one number without counts, or numbers that are all the same).
-        n: Observations: images of a Wilson interval, trials of a bootstrap.
-        method: ``wilson``, ``BCa``, ``percentile`` or ``none``.
+        n: Observations: images of a Wilson interval, trials of a bootstrap or of a t interval.
+        method: ``wilson``, ``BCa``, ``percentile``, ``t`` or ``none``.
     """
 
     value: float
@@ -74,6 +74,32 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
         if np.isfinite(ends).all():
             return _around(mean, ends, n, "BCa")
     return _around(mean, _bootstrap([sample], "percentile", seed), n, "percentile")
+
+
+def interval_of_printed(
+    mean: float, deviation: float, n: int, *, population: bool = False
+) -> Interval:
+    """Return a mean with its t interval, where only a standard deviation is left of its values.
+
+    Args:
+        mean: Of the values.
+        deviation: Their standard deviation. 0 says nothing about their spread, and one value has
+            none: then there is no interval.
+        n: How many values there were.
+        population: Whether the deviation divides by ``n``, where the sample's divides by ``n - 1``.
+
+    Raises:
+        DataError: If ``n`` is not positive or the deviation is negative.
+
+    >>> round(interval_of_printed(0.5, 0.1, 10).high, 4)
+    0.5715
+    """
+    if n < 1 or deviation < 0:
+        raise DataError(f"needs n > 0 and a deviation >= 0; got n={n}, deviation={deviation:g}.")
+    if n == 1 or deviation == 0:
+        return Interval(mean, None, None, n, "none")
+    error = deviation / np.sqrt(n - 1 if population else n)
+    return _around(mean, stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error), n, "t")
 
 
 def difference_interval(these: Sequence[float], those: Sequence[float], seed: int = 0) -> Interval:
