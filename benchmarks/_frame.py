@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -23,18 +24,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _profile import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 # For a script, python only finds what lies beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.core.device import pick_dtype
+from harness.core.device import pick_dtype, true_float32
 
 ROOT = Path(__file__).resolve().parents[1]
 STRAIGHTFORWARD = "straightforward"
 FORBIDDEN = ("ray", "mlflow", "pydantic", "diffusers")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LEFT_OUT = ("out", "peak_of", "profile", "no_memory")  # say nothing of what was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,23 @@ class Form:
         count: Items that one run handles, in the case's unit.
         variant: What is varied within the side, for example ``batch 64``.
         precision: Type of its products, for the share of the peak; "" where products do not count.
+        brief: A part of the same work, of a job too long to be done more often than it is timed: to
+            warm up, and to see operations, memory and profile; None is ``run``.
+        brief_count: Items that ``brief`` handles.
     """
 
     side: str
     run: Callable[[], object]
-    count: int = 1
+    count: float = 1
     variant: str = ""
     precision: str = ""
+    brief: Callable[[], object] | None = None
+    brief_count: float = 1
+
+    @property
+    def once(self) -> tuple[Callable[[], object], float]:
+        """What is run when it is not timed, and how many items that are."""
+        return (self.run, self.count) if self.brief is None else (self.brief, self.brief_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +78,28 @@ class Case:
         unit: What the seconds are per, for example ``image and step``.
         forms: The ways; those of the first side are what the others are compared with.
         check: Returns how far the results of the sides agree, by name; False is a failure.
-        target: Ratio that the fastest side should reach; None is none.
+        target: Ratio that the fastest side should reach on a CPU; None is none.
+        aim_s: Seconds per unit that should be reached on a GPU; None is none.
+        floor_s: Seconds per unit at an H200's published peak; None is not known.
+        growth: What the forms, of one side then, have more and more of, and how much: their cost is
+            fitted, not compared. None for sides that are compared.
     """
 
     what: str
     unit: str
     forms: Sequence[Form]
-    check: Callable[[], dict[str, float | bool]]
+    check: Callable[[], dict[str, float | bool | str]]
     target: float | None = None
+    aim_s: float | None = None
+    floor_s: float | None = None
+    growth: tuple[str, Sequence[float]] | None = None
 
 
 @dataclass(slots=True)
 class _Times:
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    flop: float = 0.0
+    flop: float = 0.0  # per item
 
 
 class _CountFlop(TorchDispatchMode):
@@ -110,6 +130,7 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=5, help="runs of each form, taking turns")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
+    made.add_argument("--profile", action="store_true", help="name the costliest operations")
     made.add_argument("--out", type=Path, help="JSON file to write")
     made.add_argument("--peak-of", help=argparse.SUPPRESS)
     made.set_defaults(**defaults)
@@ -126,11 +147,12 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
         print(_raise_peak(arguments, cases))
         return
     began = _load()
-    peaks = {name: peak(device, TYPES[name]) for name in native(device)}
+    tries = min(8, 2 * arguments.repeats)
+    peaks = {name: peak(device, TYPES[name], tries) for name in native(device)}
     found = [_measure(i, case, arguments, peaks) for i, case in enumerate(cases(arguments))]
     result = {
         "benchmark": name,
-        "arguments": {k: v for k, v in vars(arguments).items() if k not in ("out", "peak_of")},
+        "arguments": {k: v for k, v in vars(arguments).items() if k not in LEFT_OUT},
         "machine": machine(device),
         "load": [began, _load()],
         "peak_gflop_per_s": {name: value / 1e9 for name, value in peaks.items()},
@@ -166,7 +188,7 @@ def clock(device: torch.device) -> float:
     return time.perf_counter() if device.type == "cuda" else time.process_time()
 
 
-def peak(device: torch.device, dtype: torch.dtype) -> float:
+def peak(device: torch.device, dtype: torch.dtype, tries: int = 8) -> float:
     """Return the most floating point operations per second that a device was seen to do.
 
     On a CPU it is per second of a core, so that other work on the machine does not change it. Both
@@ -180,7 +202,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     flop = {"product": 2 * size**3, "convolution": 2 * 9 * 256 * x.numel()}
     runs = {"product": lambda: a @ a, "convolution": lambda: F.conv2d(x, kernel, padding=1)}
     best = 0.0
-    for _ in range(8):
+    for _ in range(tries):
         for name, work in runs.items():
             began = clock(device)
             work()
@@ -217,32 +239,47 @@ def _measure(
     index: int, case: Case, arguments: argparse.Namespace, peaks: dict[str, float]
 ) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    times = [_Times() for _ in case.forms]
-    for form, found in zip(case.forms, times, strict=True):  # the first run warms up
-        with _CountFlop() as counter:
-            form.run()
-        found.flop = counter.total
-    for _ in range(arguments.repeats):
-        for form, found in zip(case.forms, times, strict=True):
-            synchronize(device)
-            began, began_cpu = time.perf_counter(), clock(device)
-            form.run()
-            synchronize(device)
-            found.seconds.append(time.perf_counter() - began)
-            found.cpu.append(clock(device) - began_cpu)
+    times = _take_turns(case.forms, arguments.repeats, device)
     forms = []
     for number, (form, found) in enumerate(zip(case.forms, times, strict=True)):
         figures = _figures(form, found, peaks)
         figures["peak_mib"] = (
             None if arguments.no_memory else _peak_mib(f"{index}/{number}", form, device)
         )
+        if arguments.profile:
+            figures["profile"] = profile(form.once[0], device)
         forms.append(figures)
-    check = case.check()
-    agrees = all(value is not False for value in check.values())
-    result = {"what": case.what, "unit": case.unit, "target": case.target, "forms": forms}
-    result |= {"sides": _sides(forms), "check": check, "agrees": agrees, "load": _load()}
+    with true_float32():  # the checks' bounds are those of float32, not of a GPU's short factors
+        check = case.check()
+    result: dict[str, Any] = {
+        "what": case.what, "unit": case.unit,
+        "target": case.target if device.type == "cpu" else None,
+        "aim_s": case.aim_s, "floor_s": case.floor_s, "forms": forms,
+        "sides": {} if case.growth else _sides(forms),
+        "growth": _growth(*case.growth, forms) if case.growth else None,
+        "check": check, "agrees": all(value is not False for value in check.values()),
+        "load": _load(),
+    }  # fmt: skip
     _report(result)
     return result
+
+
+def _take_turns(forms: Sequence[Form], repeats: int, device: torch.device) -> list[_Times]:
+    times = [_Times() for _ in forms]
+    for form, found in zip(forms, times, strict=True):  # the first run warms up
+        work, count = form.once
+        with _CountFlop() as counter:
+            work()
+        found.flop = counter.total / count
+    for _ in range(repeats):
+        for form, found in zip(forms, times, strict=True):
+            synchronize(device)
+            began, began_cpu = time.perf_counter(), clock(device)
+            form.run()
+            synchronize(device)
+            found.seconds.append(time.perf_counter() - began)
+            found.cpu.append(clock(device) - began_cpu)
+    return times
 
 
 def _figures(form: Form, found: _Times, peaks: dict[str, float]) -> dict[str, Any]:
@@ -254,12 +291,23 @@ def _figures(form: Form, found: _Times, peaks: dict[str, float]) -> dict[str, An
         "median_cpu_s": statistics.median(found.cpu) / form.count,
         "least_s": min(found.seconds) / form.count,
         "spread": (max(found.seconds) - min(found.seconds)) / median,
-        "gflop": found.flop / form.count / 1e9,
+        "per_s": form.count / median,
+        "gflop": found.flop / 1e9,
+        "tflop_per_s": found.flop * form.count / median / 1e12,
     }  # fmt: skip
     if form.precision in peaks and found.flop:
-        work = statistics.median(found.cpu)
-        figures["share_of_peak"] = found.flop / work / peaks[form.precision]
+        rate = found.flop * form.count / statistics.median(found.cpu)
+        figures["share_of_peak"] = rate / peaks[form.precision]
     return figures
+
+
+def _growth(axis: str, values: Sequence[float], forms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a run costs along an axis, and the power of the axis that fits it best."""
+    seconds = [form["median_s"] for form in forms]
+    fit = statistics.linear_regression(
+        [math.log(v) for v in values], [math.log(s) for s in seconds]
+    )
+    return {"axis": axis, "values": list(values), "seconds": seconds, "exponent": fit.slope}
 
 
 def _sides(forms: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -291,13 +339,19 @@ def _report(result: dict[str, Any]) -> None:
         share, memory = form.get("share_of_peak"), form["peak_mib"]
         print(
             f"  {form['side']:16} {form['variant']:10} {form['median_s']:11.3e} s, "
-            f"{form['median_cpu_s']:10.3e} s of CPU, spread {form['spread']:4.0%}"
+            f"{form['median_cpu_s']:10.3e} s of CPU, spread {form['spread']:4.0%}, "
+            f"{form['per_s']:.4g} per s"
+            + (f", {form['tflop_per_s']:.3g} TFLOP/s" if form["gflop"] else "")
             + (f", {share:4.0%} of peak" if share is not None else "")
             + (f", {memory:.0f} MiB" if memory is not None else "")
         )
     for side, figures in list(result["sides"].items())[1:]:
         print(f"  {side}: {figures['ratio']:.2f} times as fast, by CPU {figures['cpu_ratio']:.2f}")
-    print("  " + ", ".join(f"{name}: {value}" for name, value in result["check"].items()))
+    if result["growth"]:
+        growth = result["growth"]
+        print(f"  grows as the power {growth['exponent']:.2f} of {growth['axis']}")
+    if result["check"]:
+        print("  " + ", ".join(f"{name}: {value}" for name, value in result["check"].items()))
 
 
 # Memory: on a CPU by how much one run raises that of a fresh process, at its peak.
@@ -308,7 +362,7 @@ def _peak_mib(place: str, form: Form, device: torch.device) -> float | None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        form.run()
+        form.once[0]()
         return float(torch.cuda.max_memory_allocated(device) - before) / 2**20
     if not Path("/proc/self/clear_refs").exists():
         return None
@@ -322,7 +376,7 @@ def _raise_peak(arguments: argparse.Namespace, cases: Cases) -> float:
     form = next(_nth(cases(arguments), index)).forms[number]
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of imports, is forgotten
     before = _status("VmRSS")
-    form.run()
+    form.once[0]()
     return (_status("VmHWM") - before) / 1024
 
 

@@ -1,8 +1,9 @@
-"""How fast diffusion purification is at an equal number of steps, against the straightforward form.
+"""How fast diffusion purification is, with equal steps and with fewer, against the plain form.
 
 Both take the same ancestral steps with the same random U-Net, from uint8 images to uint8 images.
 The straightforward side is the network of diffusers as it stands there: float32, NCHW order,
-torch's group normalisation, the time embedding computed anew in each step.
+torch's group normalisation, the time embedding computed anew in each step. A second case is the
+published sampler, one call of the network per time step, against a faster sampler of fewer calls.
 
     OMP_NUM_THREADS=1 python benchmarks/ddpm_purification.py --out ddpm_purification.json
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +22,14 @@ from _frame import STRAIGHTFORWARD, TYPES, Case, Form, native, parser, run
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from defenses._purify import diffusion_steps, purify_images
+from defenses._purify import Purifier, diffusion_steps, purify_images
 from generative.ddpm import DDPM, Diffusion, alpha_bar
 from generative.noise import row_noise
 from generative.unet import UNet, UNetConfig, _Attention, _Block, _Norm, _Resnet, published
 
 TARGET = 2.0
+FEWER_TARGET = 6.0
+FEWER_SAMPLER = "dpmpp_2m_sde"
 
 
 class _PlainNorm(nn.GroupNorm):
@@ -126,48 +130,92 @@ def network(config: UNetConfig, seed: int, device: str) -> DDPM:
     return model.requires_grad_(False).to(device)
 
 
-def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """Yield one case per network."""
-    for size in arguments.networks:
-        yield _case(size, UNetConfig() if size == "small" else published(int(size)), arguments)
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A network in both forms, and images uint8 (N, 3, 32, 32) for the largest batch."""
+
+    name: str
+    model: DDPM
+    plain: PlainUNet
+    images: NDArray[np.uint8]
+    device: str
+
+    def purify(self, purifier: Purifier, batch: int) -> NDArray[np.uint8]:
+        """Purify the first so many images in one batch."""
+        rows = self.images[:batch], np.arange(batch)
+        return purify_images(*rows, purifier, 0, batch_size=batch, device=self.device)
 
 
-def _case(size: str, config: UNetConfig, arguments: argparse.Namespace) -> Case:
-    steps, device = arguments.steps, arguments.device
-    model = network(config, arguments.seed, device)
-    plain = PlainUNet(model.unet)
+def _setting(size: str, arguments: argparse.Namespace) -> _Setting:
+    config = UNetConfig() if size == "small" else published(int(size))
+    name = "the small network" if size == "small" else f"the published network, width {size}"
+    model = network(config, arguments.seed, arguments.device)
     source = np.random.default_rng(arguments.seed)
     images = source.integers(0, 256, (max(arguments.batches), 3, 32, 32), dtype=np.uint8)
-    ids = np.arange(len(images))
-    ours = {p: diffusion_steps(model, Diffusion(steps=steps), p) for p in TYPES}
+    return _Setting(name, model, PlainUNet(model.unet), images, arguments.device)
 
-    def purify(batch: int, precision: str) -> NDArray[np.uint8]:
-        rows = images[:batch], ids[:batch]
-        return purify_images(*rows, ours[precision], 0, batch_size=batch, device=device)
 
-    def check() -> dict[str, float | bool]:
-        few = min(8, len(images))
-        z = row_noise(0, ids[:few], (3, 32, 32), device)
-        expected = straightforward(images[:few], plain, steps, z).astype(int)
-        apart = {p: float(np.abs(purify(few, p) - expected).mean()) for p in TYPES}
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """Yield two cases per network: as many calls, and fewer."""
+    for size in arguments.networks:
+        setting = _setting(size, arguments)
+        yield _equal_steps(setting, arguments)
+        if arguments.calls:
+            yield _fewer_calls(setting, arguments)
+
+
+def _equal_steps(setting: _Setting, arguments: argparse.Namespace) -> Case:
+    steps, device = arguments.steps, arguments.device
+    ours = {p: diffusion_steps(setting.model, Diffusion(steps=steps), p) for p in TYPES}
+
+    def check() -> dict[str, float | bool | str]:
+        few = min(8, len(setting.images))
+        z = row_noise(0, np.arange(few), (3, 32, 32), device)
+        expected = straightforward(setting.images[:few], setting.plain, steps, z).astype(int)
+        apart = {p: float(np.abs(setting.purify(ours[p], few) - expected).mean()) for p in TYPES}
         return {
             "grey levels apart, fp32": apart["fp32"],
             "grey levels apart, bf16": apart["bf16"],
             "equal": apart["fp32"] < 0.01,
         }
 
-    forms = []
-    for batch in arguments.batches:
-        some = images[:batch]
-        options = {"count": batch * steps, "variant": f"batch {batch}"}
-        work = lambda some=some: straightforward(some, plain, steps)  # noqa: E731
-        forms.append(Form(STRAIGHTFORWARD, work, precision="fp32", **options))
-        for p in native(device):
-            work = lambda batch=batch, p=p: purify(batch, p)  # noqa: E731
-            forms.append(Form(f"ours, {p}", work, precision=p, **options))
-    name = "the small network" if size == "small" else f"the published network, width {size}"
-    what = f"Diffusion purification, {name}, {steps} steps"
+    sides = {f"ours, {p}": (p, ours[p]) for p in native(device)}
+    forms = _forms(setting, arguments.batches, steps, steps, sides)
+    what = f"Diffusion purification, {setting.name}, {steps} steps"
     return Case(what, "image and step", forms, check, TARGET)
+
+
+def _fewer_calls(setting: _Setting, arguments: argparse.Namespace) -> Case:
+    """Return the case of unequal samplers: what they do to images is not compared here."""
+    sides = {}
+    for p in native(arguments.device):
+        for calls in arguments.calls:
+            diffusion = Diffusion(
+                steps=arguments.time_steps, sampler=FEWER_SAMPLER, network_calls=calls
+            )
+            side = f"ours, {p}, `{FEWER_SAMPLER}`, {calls} calls"
+            sides[side] = p, diffusion_steps(setting.model, diffusion, p)
+    forms = _forms(setting, arguments.batches, arguments.time_steps, 1, sides)
+    what = f"Diffusion purification, {setting.name}, {arguments.time_steps} time steps, fewer calls"
+    effect = "other samplers, not the same images: docs/defenses.md has what they do"
+    return Case(what, "image", forms, lambda: {"effect": effect}, FEWER_TARGET)
+
+
+def _forms(
+    setting: _Setting, batches: Sequence[int], steps: int, counted: int,
+    sides: dict[str, tuple[str, Purifier]],
+) -> list[Form]:  # fmt: skip
+    """Return the published sampler in its straightforward form, and other sides, at each batch."""
+    forms = []
+    for batch in batches:
+        some = setting.images[:batch]
+        options = {"count": batch * counted, "variant": f"batch {batch}"}
+        work = lambda some=some: straightforward(some, setting.plain, steps)  # noqa: E731
+        forms.append(Form(STRAIGHTFORWARD, work, precision="fp32", **options))
+        for side, (p, purifier) in sides.items():
+            work = lambda batch=batch, purifier=purifier: setting.purify(purifier, batch)  # noqa: E731
+            forms.append(Form(side, work, precision=p, **options))
+    return forms
 
 
 def main() -> None:
@@ -179,6 +227,8 @@ def main() -> None:
     )  # fmt: skip
     made.add_argument("--batches", type=int, nargs="+", default=[16, 64], help="batch sizes")
     made.add_argument("--steps", type=int, default=4, help="time steps, all of them reversed")
+    made.add_argument("--calls", type=int, nargs="*", default=[8], help="of the faster sampler")
+    made.add_argument("--time-steps", type=int, default=50, help="that the fewer calls stand for")
     run("ddpm_purification", made, cases)
 
 

