@@ -22,6 +22,7 @@ from harness import (
     poison_commands,
     result_commands,
     search_command,
+    ui_command,
 )
 from harness.cli_execution import command_line, executor_of
 from harness.cli_options import (
@@ -426,30 +427,6 @@ def status(run: Path, as_json: bool) -> None:
     sys.exit(0 if found.complete else 1)
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--tracking-uri", help="MLflow store. Default: mlflow.db beside RUN, or in runs/.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def ui(run: Path | None, tracking_uri: str | None, port: int) -> None:
-    """Show the runs in MLflow's pages, on this machine only.
-
-    The address is printed once the server answers, which takes it some seconds.
-
-    Exit status: the server's; 130 after Ctrl-C; 2 for bad input, for example a port that is taken.
-    """
-    from harness.local_server import HOST, serve
-
-    store = (run.expanduser().resolve().parent if run else Path("runs").resolve()) / "mlflow.db"
-    if tracking_uri is None and not store.is_file():
-        raise UsageError(f"there is no MLflow store {str(store)!r}; give RUN or --tracking-uri.")
-    uri = tracking_uri or f"sqlite:///{store}"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    shown = f"http://{HOST}:{port}  (store: {uri}; Ctrl-C ends it)"
-    click.echo("starting MLflow's server; its address follows", err=True)
-    sys.exit(serve(command, port, "/health", lambda: click.echo(shown)))
-
-
 @cli.command(name="train-generator")
 @click.argument("kind")
 @training_options
@@ -566,7 +543,8 @@ def check_plugin(kind: str, name: str) -> None:
 
 for _command in (
     *poison_commands.COMMANDS, *cluster_commands.COMMANDS, *result_commands.COMMANDS,
-    *explain_command.COMMANDS, *search_command.COMMANDS, *leaderboard_commands.COMMANDS, generators,
+    *explain_command.COMMANDS, *search_command.COMMANDS, *leaderboard_commands.COMMANDS,
+    *ui_command.COMMANDS, generators,
 ):  # fmt: skip
     cli.add_command(_command)
 

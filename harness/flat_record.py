@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.core.records import TrialRecord
+from harness.core.values import Json
+from harness.report.varied import flat
 
 COMPONENTS = ("dataset", "scenario", "attack", "defense", "classifier")
+RAN_ON = ("commit", "device", "processor")
 
 
 def run_name(record: TrialRecord) -> str:
@@ -24,21 +27,38 @@ def run_name(record: TrialRecord) -> str:
 
 
 def params_of(record: TrialRecord) -> dict[str, str]:
-    """Return what the trial was asked to do: ``attack``, ``attack.eps_255``, ``seed.poison``, …"""
+    """Return what the trial was asked to do: ``attack``, ``attack.eps_255``, ``seed.poison``, …
+
+    What is nested has dotted names, as ``--set`` has them: ``defense.ebm.recipe.iterations``,
+    ``defense.parts.0.steps``. Each is then an axis or a filter of its own.
+    """
     spec = record.spec
     params: dict[str, Any] = {}
     for role in COMPONENTS:
         params[role] = spec[role]["name"]
-        params |= {f"{role}.{k}": v for k, v in spec[role].items() if k != "name"}
+        params |= flat({k: v for k, v in spec[role].items() if k != "name"}, role)
     params["target"] = spec["target"]
     params |= {f"seed.{k}": v for k, v in spec["seeds"].items()}
-    return {name: _short(value) for name, value in params.items() if value is not None}
+    return {
+        re.sub(r"\[(\d+)\]", r".\1", name): str(value)
+        for name, value in params.items()
+        if value is not None
+    }
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping | list):
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return str(value)
+def tags_of(record: TrialRecord) -> dict[str, str]:
+    """Return on what a trial ran, and its short names: ``puregen.commit``, ``puregen.attack``, …"""
+    ran_on = {name: str(record.environment.get(name) or "") for name in RAN_ON}
+    named = {name: text for name, text in ran_on.items() if text}
+    return {f"puregen.{name}": text for name, text in (named | record.labels).items()}
+
+
+def study_tags(study: Mapping[str, Json]) -> dict[str, str]:
+    """Return what a study repeats, if anything: ``puregen.reproduces`` and ``puregen.paper``."""
+    given = study.get("reproduces")
+    given = given if isinstance(given, Mapping) else {}
+    named = {"puregen.reproduces": given.get("item"), "puregen.paper": given.get("paper")}
+    return {name: str(text) for name, text in named.items() if text}
 
 
 def metrics_of(record: TrialRecord) -> dict[str, float]:

@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import re
 import shlex
-import socket
-import sqlite3
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
 
 import yaml
 
-from harness.core.errors import DataError, UsageError, nearest
+from harness.core.errors import DataError, UsageError
 from harness.core.files import read_arrays
 from harness.core.records import TrialRecord
 from harness.core.values import Json
-from harness.flat_record import curves_of, metrics_of, params_of, run_name
+from harness.flat_record import curves_of, metrics_of, params_of, run_name, study_tags, tags_of
+from harness.local_server import HOST
 from harness.sample_grid import sample_grid
-from harness.tracking_inputs import log_dataset, register_generator
+from harness.tracking_inputs import image_digests, log_dataset, register_generator
+from harness.tracking_links import study_of
+from harness.tracking_store import (
+    check_uri,
+    default_uri,
+    first_line,
+    key,
+    log_batch,
+    open_client,
+    out_of_reach,
+    public,
+    search,
+    served,
+    troubles,
+    uri_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
-SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-REACH_SECONDS = 5.0
 UI_PORT = 5000
-COMPARED = 100  # runs in the link to the page that compares; more make no readable figure
 STAGES = ("clean", "poisoned", "purified")
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # A server that goes away costs seconds, not minutes, per trial; sync() catches up.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
 
 
 class Tracker:
-    """One study's run in MLflow: a parent run, and a child run per trial.
+    """One study's run in MLflow: a parent run, a child run per trial, and one per row at the end.
+
+    The rows are those of the main table: an attack and a defense, with means and intervals. They
+    stand beside the parent, not below it, where MLflow's table would fold them.
 
     A trial is on disk before it comes here, so trouble with the store loses nothing: it is noted
     (``missed``), and :meth:`sync` logs what lacks.
@@ -64,15 +62,16 @@ class Tracker:
 
     def __init__(self, uri: str | None, study_name: str, run_folder: Path) -> None:
         self.run_folder = run_folder.resolve()
-        given = uri or os.environ.get("MLFLOW_TRACKING_URI")
         runs = self.run_folder.parent
-        self.uri = given or f"sqlite:///{runs / 'mlflow.db'}"
+        self.uri = uri_of(uri, runs)
         self.missed: set[str] = set()
         self._study_name = study_name
         # A database holds no files, and MLflow would put them into the current folder.
         server = self.uri.startswith(("http", "databricks"))
         self._artifacts = None if server else (runs / "mlartifacts" / study_name).as_uri()
         self._logged: dict[str, tuple[str, str]] = {}  # trial id: run id, digest of the record
+        self._study_tags: dict[str, str] = {}
+        self._images: dict[str, str] = {}
 
     def start(self, study: Mapping[str, Json]) -> None:
         """Open the store and create the parent run, or find that of an earlier call.
@@ -83,31 +82,25 @@ class Tracker:
         Raises:
             UsageError: If the store cannot be used.
         """
-        _check_uri(self.uri)
-        if trouble := _out_of_reach(self.uri):
+        check_uri(self.uri)
+        if trouble := out_of_reach(self.uri):
             raise UsageError(
-                f"MLflow store {_public(self.uri)!r} cannot be reached: {trouble}. Start a server "
+                f"MLflow store {public(self.uri)!r} cannot be reached: {trouble}. Start a server "
                 "with 'mlflow server', or give no tracking URI, which keeps runs in a file."
             )
-        os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
-
-        for name in ("mlflow", "alembic"):  # after the import, which sets them itself
-            logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.simplefilter("ignore", SADeprecationWarning)  # MLflow's to heed, not our users'
-        self._troubles = (MlflowException, SQLAlchemyError, OSError)
+        self._study_tags = study_tags(study)
         try:
-            self._client: MlflowClient = MlflowClient(tracking_uri=self.uri)
+            self._client: MlflowClient = open_client(self.uri)
+            self._troubles = troubles()
             self._experiment = self._find_experiment()
             self._parent = self._find_parent()
             text = yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
             self._client.log_text(self._parent, text, "study.yaml")
+            self._tag_parent(self._study_tags)
             self._logged = self._children()
-        except (*self._troubles, ImportError) as error:
+        except (*troubles(), ImportError) as error:
             raise UsageError(
-                f"MLflow store {_public(self.uri)!r} cannot be used: {_first_line(error)}"
+                f"MLflow store {public(self.uri)!r} cannot be used: {first_line(error)}"
             ) from error
 
     def log(self, record: TrialRecord, samples: Path | None) -> None:
@@ -117,14 +110,14 @@ class Tracker:
             record: Finished or failed.
             samples: Its ``.npz`` with ``clean``, ``poisoned``, ``purified``, if there is one.
         """
-        if self.missed and (trouble := _out_of_reach(self.uri)):
+        if self.missed and (trouble := out_of_reach(self.uri)):
             self._miss(record.spec_id, trouble)
             return
         try:
             self._log(record, samples)
             self.missed.discard(record.spec_id)
         except self._troubles as error:
-            self._miss(record.spec_id, _first_line(error))
+            self._miss(record.spec_id, first_line(error))
 
     def tag(self, spec_id: str, name: str, value: str) -> None:
         """Note something on a trial that is logged; never raises for the store."""
@@ -132,16 +125,16 @@ class Tracker:
         if not run or spec_id in self.missed:
             return
         try:
-            self._client.set_tag(run, _key(name), value)
+            self._client.set_tag(run, key(name), value)
         except self._troubles as error:
-            logger.warning("MLflow takes no tag: %s", _first_line(error))
+            logger.warning("MLflow takes no tag: %s", first_line(error))
 
     def sync(self, run_folder: Path) -> None:
         """Log each record of a run's folder that is not logged yet."""
         try:
             self._logged = self._children()
         except self._troubles as error:
-            logger.warning("MLflow cannot be asked what it has: %s", _first_line(error))
+            logger.warning("MLflow cannot be asked what it has: %s", first_line(error))
             return
         for path in sorted((run_folder / "records").glob("*.json")):
             try:
@@ -162,40 +155,66 @@ class Tracker:
             try:
                 register_generator(self._client, self._parent, path, description)
             except self._troubles as error:
-                logger.warning("MLflow has no model of %s: %s", path, _first_line(error))
+                logger.warning("MLflow has no model of %s: %s", path, first_line(error))
 
     def finish(self, summary_metrics: Mapping[str, float], status: str) -> None:
-        """Close the parent run, with the report of the run's folder if there is one.
+        """Log the rows of the main table and close the parent run, with the report if there is one.
 
         Args:
             summary_metrics: Numbers on the study as a whole.
-            status: ``FINISHED``, ``FAILED`` or ``KILLED``.
+            status: ``FINISHED``, ``FAILED`` or ``KILLED``; a run that was stopped keeps the rows
+                that an earlier call has logged.
         """
         if self.missed:
             self.sync(self.run_folder)
         report = self.run_folder / "report"
         try:
-            self._log_batch(self._parent, list(_points(summary_metrics)), {})
+            log_batch(self._client, self._parent, _points(summary_metrics), {})
             if report.is_dir():
                 self._client.log_artifacts(self._parent, str(report), "report")
+            if status != "KILLED":
+                self._log_rows()
             self._client.set_terminated(self._parent, status)
         except self._troubles as error:
-            logger.warning("MLflow has no end of this study: %s", _first_line(error))
+            logger.warning("MLflow has no end of this study: %s", first_line(error))
 
     def links(self) -> dict[str, str]:
-        """Return where to look: the store, how to show it, and the page that compares trials."""
-        remote = self.uri.startswith("http")
-        base = _public(self.uri).rstrip("/") if remote else f"http://127.0.0.1:{UI_PORT}"
-        ui = ("mlflow", "ui", "--backend-store-uri", _public(self.uri), "--host", "127.0.0.1")
-        runs = [run for run, digest in self._logged.values() if digest][:COMPARED]
-        pair = [quote(json.dumps(ids)) for ids in (runs, [self._experiment])]
-        return {
-            "store": _public(self.uri),
-            **({} if remote else {"ui": shlex.join([*ui, "--port", str(UI_PORT)])}),
-            # Without this word MLflow 3 may open its page for language models, which has no runs.
-            "study": f"{base}/#/experiments/{self._experiment}/runs?workflowType=machine_learning",
-            "compare": f"{base}/#/compare-runs?runs={pair[0]}&experiments={pair[1]}",
-        }
+        """Return where to look: the store, how to show it, and the page that compares the rows."""
+        base = public(self.uri).rstrip("/") if served(self.uri) else f"http://{HOST}:{UI_PORT}"
+        show = ["puregen-bench", "ui", str(self.run_folder)]
+        if self.uri != default_uri(self.run_folder.parent):
+            show += ["--tracking-uri", public(self.uri)]
+        found = {"store": public(self.uri)}
+        if not served(self.uri):
+            found["ui"] = shlex.join(show)
+        try:
+            place = str(self.run_folder)
+            study = study_of(self._client, self._study_name, place, self._experiment, self._parent)
+        except self._troubles as error:
+            logger.warning("MLflow has no links to this study: %s", first_line(error))
+            return found
+        return found | study.links(base)
+
+    def _log_rows(self) -> None:
+        # Tables take seconds to import, and only the end of a run needs them.
+        from harness.tracking_summary import joined_tags, log_summaries, summary_runs
+
+        try:
+            rows = summary_runs(self.run_folder)
+        except UsageError:  # no trial has a record
+            return
+        log_summaries(
+            self._client, self._experiment, self._parent, rows, self._study_tags, self._log_dataset
+        )
+        self._tag_parent(joined_tags(row.trial for row in rows))
+
+    def _log_dataset(self, run: str, record: TrialRecord) -> None:
+        self._images = self._images or image_digests(self.run_folder)
+        log_dataset(self._client, run, record, self._images)
+
+    def _tag_parent(self, tags: Mapping[str, str]) -> None:
+        for name, text in tags.items():
+            self._client.set_tag(self._parent, name, text)
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._study_name)
@@ -207,7 +226,7 @@ class Tracker:
 
     def _find_parent(self) -> str:
         place = str(self.run_folder)
-        for run in self._search("tags.`puregen.kind` = 'study'"):
+        for run in search(self._client, [self._experiment], "tags.`puregen.kind` = 'study'"):
             if run.data.tags["puregen.run"] == place:
                 self._client.update_run(run.info.run_id, status="RUNNING")
                 return str(run.info.run_id)
@@ -221,22 +240,14 @@ class Tracker:
     def _children(self) -> dict[str, tuple[str, str]]:
         """Return run and digest of each trial logged, and delete those logged only in part."""
         found: dict[str, tuple[str, str]] = {}
-        for run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+        query = f"tags.`mlflow.parentRunId` = '{self._parent}'"
+        for run in search(self._client, [self._experiment], query):
             spec_id, digest = (run.data.tags.get(f"puregen.{k}", "") for k in ("spec_id", "record"))
             if digest and run.info.status != "RUNNING" and spec_id not in found:
                 found[spec_id] = run.info.run_id, digest
             else:
                 self._client.delete_run(run.info.run_id)
         return found
-
-    def _search(self, query: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], query, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
 
     def _log(self, record: TrialRecord, samples: Path | None) -> None:
         text = record.to_json()
@@ -253,7 +264,8 @@ class Tracker:
             "puregen.spec_id": record.spec_id,
             "puregen.goal": record.goal,
             "puregen.partial": str(record.partial).lower(),
-            **{f"puregen.{role}": label for role, label in record.labels.items()},
+            **tags_of(record),
+            **self._study_tags,
         }
         run = self._client.create_run(
             self._experiment,
@@ -263,8 +275,8 @@ class Tracker:
         ).info.run_id
         self._logged[record.spec_id] = run, ""
         points = [*_points(metrics_of(record)), *curves_of(record)]
-        self._log_batch(run, points, params_of(record))
-        log_dataset(self._client, run, record)
+        log_batch(self._client, run, points, params_of(record))
+        self._log_dataset(run, record)
         self._client.log_text(run, text, "record.json")
         if record.error:
             self._client.log_text(run, record.error, "error.txt")
@@ -283,74 +295,11 @@ class Tracker:
             return
         self._client.log_image(run, picture, artifact_file="samples.png")
 
-    def _log_batch(
-        self, run: str, points: list[tuple[str, int, float]], params: Mapping[str, str]
-    ) -> None:
-        """Log everything at once, as far as MLflow's limits of a batch allow."""
-        from mlflow.entities import Metric, Param
-        from mlflow.utils.validation import (
-            MAX_ENTITIES_PER_BATCH,
-            MAX_PARAM_VAL_LENGTH,
-            MAX_PARAMS_TAGS_PER_BATCH,
-        )
-
-        now = int(1000 * time.time())
-        metrics = [Metric(_key(name), value, now, step) for name, step, value in points]
-        rest = [Param(_key(name), text[:MAX_PARAM_VAL_LENGTH]) for name, text in params.items()]
-        while metrics or rest:
-            some, rest = rest[:MAX_PARAMS_TAGS_PER_BATCH], rest[MAX_PARAMS_TAGS_PER_BATCH:]
-            space = MAX_ENTITIES_PER_BATCH - len(some)
-            self._client.log_batch(run, metrics=metrics[:space], params=some)
-            metrics = metrics[space:]
-
     def _miss(self, spec_id: str, why: str) -> None:
         if not self.missed:
             logger.warning("MLflow takes no runs, which stay on disk until it does: %s", why)
         self.missed.add(spec_id)
 
 
-def _check_uri(uri: str) -> None:
-    """Refuse a scheme that MLflow has no store for; a path is left to MLflow's own message."""
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme and scheme != "file" and scheme not in SCHEMES:
-        raise UsageError(
-            f"tracking URI {_public(uri)!r} has the scheme {scheme!r}.{nearest(scheme, SCHEMES)} "
-            f"Allowed: {', '.join(SCHEMES)}; for example sqlite:////absolute/path/mlflow.db."
-        )
-
-
-def _out_of_reach(uri: str) -> str:
-    """Return why a server or a database file cannot be opened, or "": MLflow tries for minutes."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    try:
-        if scheme == "sqlite" and len(parts.path) > 1:
-            path = Path(parts.path[1:])  # after three slashes: relative, or absolute with a fourth
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA schema_version")
-        elif scheme in PORTS:
-            address = parts.hostname or "", parts.port or PORTS[scheme]
-            socket.create_connection(address, REACH_SECONDS).close()
-    except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
-        return str(error)
-    return ""
-
-
 def _points(metrics: Mapping[str, float]) -> Iterator[tuple[str, int, float]]:
     return ((name, 0, value) for name, value in metrics.items())
-
-
-def _key(name: str) -> str:
-    """Return a name with the characters that MLflow allows in names."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
-
-
-def _public(uri: str) -> str:
-    """Return the URI without its password."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

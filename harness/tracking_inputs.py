@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,39 @@ if TYPE_CHECKING:
 DIGEST = "puregen.digest"  # tag of a model version: what a study's identity has of the weights
 
 
-def log_dataset(client: MlflowClient, run: str, record: TrialRecord) -> None:
-    """Log the training set of a trial, so that MLflow's pages list and filter by it."""
+def image_digests(run_folder: Path) -> dict[str, str]:
+    """Return what a run's ``study.json`` has of the images of each dataset, by its label.
+
+    Empty where there is none yet: it is written before the first trial of a run.
+    """
+    try:
+        inputs = json.loads((run_folder / "study.json").read_text())["inputs"]
+        kinds = [(*name.partition(" "), text) for name, text in inputs.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {label: str(text) for kind, _, label, text in kinds if kind == "dataset"}
+
+
+def log_dataset(
+    client: MlflowClient, run: str, record: TrialRecord, images: Mapping[str, str]
+) -> None:
+    """Log the training set of a trial, so that MLflow's pages list and filter by it.
+
+    Args:
+        client: Of the store.
+        run: Id.
+        record: Of the trial.
+        images: Digests of the images by label: a path does not tell when the file behind it
+            becomes another one. A dataset that is not in it has the hash of its spec, marked so.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     spec: dict[str, Json] = record.spec["dataset"]
+    label = record.labels.get("dataset") or str(spec["name"])
     profile = {"train_rows": record.train_rows, "test_rows": record.test_rows}
     dataset = Dataset(
-        name=record.labels.get("dataset") or str(spec["name"]),
-        digest=digest(spec)[:32],
+        name=label,
+        digest=(images.get(label) or f"spec-{digest(spec)}")[:32],
         source_type="puregen-bench",
         source=json.dumps(spec),
         profile=json.dumps(profile),

@@ -50,16 +50,27 @@ class Ui:
             self.server = subprocess.Popen(
                 self.command, env=environment, stdout=subprocess.PIPE, stderr=log
             )
-        self.said = ""
+        self.said: dict[str, str] = {}
 
     @property
     def address(self) -> str:
         """Where it is, once it says so: it waits for its own server to be well."""
+        return self.link("address")
+
+    def link(self, name: str) -> str:
+        """A link that it printed, by what stands before it."""
         if not self.said and self.server.stdout:
-            lines = (line.decode() for line in self.server.stdout)  # MLflow writes there too
-            self.said = next((x for x in lines if x.startswith("http://127.0.0.1:")), "")
-        assert self.said, self.log.read_text()
-        return self.said.split()[0]
+            for raw in self.server.stdout:  # MLflow writes there too
+                line = raw.decode()
+                if line.startswith("http://127.0.0.1:"):
+                    self.said["address"] = line.split()[0]
+                elif line.startswith("  ") and ": http://" in line:
+                    what, _, link = line.strip().partition(": ")
+                    self.said[what] = link
+                if line.startswith("  compare without attack: "):  # the last one of a study
+                    break
+        assert name in self.said, self.log.read_text()
+        return self.said[name]
 
 
 @pytest.fixture(scope="module")
@@ -239,29 +250,62 @@ def test_a_claim_is_written_by_the_form(site: Path, page: Any, tmp_path: Path) -
     assert page.locator("#made").inner_text().strip() == file.read_text().strip()
 
 
+ROWS = ("badnets / none", "badnets / jpeg", "badnets / puregen_ebm")
+
+
 def test_the_runs_in_mlflow(ui: Ui, page: Any, tmp_path: Path) -> None:
-    page.goto(ui.address)
-    found = runs_of(ui)
-    page.goto(
-        f"{ui.address}/#/experiments/{found['experiment']}/runs?workflowType=machine_learning"
-    )
-    page.get_by_text(f"{ui.study} · ").first.wait_for()  # the study, with its trials folded below
-    page.get_by_text("matching runs").first.wait_for()
-    assert f"{len(found['runs']) + 1} matching runs" in page.locator("body").inner_text()
+    page.set_viewport_size({"width": 2000, "height": 1000})
+    page.goto(ui.link("study"))
+    for name in (*ROWS, "none / jpeg"):
+        page.get_by_role("link", name=name).first.wait_for()
+    for title in ("natural_accuracy", "poison_success", "seconds_purify"):
+        page.get_by_text(title, exact=True).first.wait_for()
+    assert "6 matching runs" in page.locator("body").inner_text()
     page.screenshot(path=tmp_path / "mlflow_runs.png")
+    page.goto("about:blank")  # links differ behind the '#' alone, which loads no page anew
+    page.goto(ui.link("every run"))
+    page.get_by_text(f"{ui.study} · ").first.wait_for()  # the study, with its trials folded below
+    page.get_by_text("13 matching runs").first.wait_for()
 
 
-def test_the_runs_compared_in_mlflow(ui: Ui, page: Any, tmp_path: Path) -> None:
-    found = runs_of(ui)
-    ids = ",".join(f'"{run}"' for run in found["runs"])
-    page.goto(f'{ui.address}/#/compare-runs?runs=[{ids}]&experiments=["{found["experiment"]}"]')
-    for name in ("badnets → jpeg", "natural_accuracy", "defense.quality", "Parameters", "Metrics"):
-        page.get_by_text(name).first.wait_for(state="attached")
+def test_the_charts_of_mlflow(ui: Ui, page: Any, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 2000, "height": 1300})
+    page.goto(ui.link("charts"))
+    titles = ("natural_accuracy vs. poison_success", "seconds_purify vs. poison_success")
+    for title in (*titles, "poison_success", "natural_accuracy", "Parallel Coordinates"):
+        page.get_by_text(title, exact=True).first.wait_for()
+    page.locator("svg.main-svg").first.wait_for()
+    page.screenshot(path=tmp_path / "mlflow_charts.png")
+
+
+def test_the_rows_compared_in_mlflow(ui: Ui, page: Any, tmp_path: Path) -> None:
+    """The printed link leads to the study's rows, with what they were and what they measured."""
+    rows = rows_of(ui)
+    page.set_viewport_size({"width": 2000, "height": 2600})
+    page.goto(ui.link("compare"))
+    page.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
+    for name in ROWS:
+        page.get_by_text(name, exact=True).first.wait_for()
+    for heading in ("defense", "defense.quality"):
+        shown = page.locator("tr", has=page.get_by_text(heading, exact=True)).first
+        shown.scroll_into_view_if_needed()
+        values = [row.data.params[heading] for row in rows if heading in row.data.params]
+        assert values and all(value in shown.inner_text() for value in values)
+    for name in ("poison_success", "natural_accuracy", "natural_accuracy_low"):
+        heading = page.get_by_role("link", name=name, exact=True).first
+        heading.scroll_into_view_if_needed()
+        height = heading.bounding_box()["y"]
+        for row in rows:
+            value = f"{row.data.metrics[name]:.3f}".rstrip("0").rstrip(".")
+            cells = page.get_by_text(value, exact=True)
+            cells.first.wait_for()
+            boxes = [cell.bounding_box() for cell in cells.all()]
+            assert any(box and abs(box["y"] - height) < 10 for box in boxes), (name, value)
     page.screenshot(path=tmp_path / "mlflow_compare.png", full_page=True)
 
 
-def runs_of(ui: Ui) -> dict[str, Any]:
-    """The study's experiment, and its trials, as the server tells them."""
+def rows_of(ui: Ui) -> list[Any]:
+    """The rows of the study's main table that have an attack, as the server tells them."""
     from mlflow import MlflowClient  # noqa: TID251
 
     with urllib.request.urlopen(f"{ui.address}/health", timeout=UI_SECONDS) as reply:
@@ -269,10 +313,10 @@ def runs_of(ui: Ui) -> dict[str, Any]:
     client = MlflowClient(tracking_uri=ui.address)
     experiment = client.get_experiment_by_name(ui.study)
     assert experiment is not None
-    every = client.search_runs([experiment.experiment_id])
-    trials = [r.info.run_id for r in every if "mlflow.parentRunId" in r.data.tags]
-    assert len(trials) == 6
-    return {"experiment": experiment.experiment_id, "runs": trials}
+    query = "tags.`puregen.kind` = 'summary' and params.attack = 'badnets'"
+    found = list(client.search_runs([experiment.experiment_id], query))
+    assert sorted(row.info.run_name for row in found) == sorted(ROWS)
+    return found
 
 
 def test_a_taken_port_is_one_message(ui: Ui) -> None:

@@ -1,6 +1,7 @@
 """The studies that repeat the paper: valid, with a twin, and in the published settings."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -189,6 +190,20 @@ def test_the_page_on_the_paper_names_all() -> None:
     text = DOC.read_text()
     assert all(f"`{name}`" in text for name in (*FULL, *TWINS))
     assert all(f"{item.name} " in text for item in ITEMS)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_each_twin_stands_there_as_it_is_with_its_report_or_a_reason(name) -> None:
+    [line] = [x for x in DOC.read_text().splitlines() if f"| `{name}` |" in x]
+    trials, _, measured = (cell.strip() for cell in line.split("|")[-4:-1])
+    assert int(trials.replace(",", "")) == len(trials_of(name))
+    link = re.match(r"\[report\]\((reports/\w+\.html)\), \d+ min$", measured)
+    if link is None:
+        assert measured.startswith("not run: ")
+        return
+    page = (DOC.parent / link[1]).read_text()
+    assert f"Study <code>{study_of(name).name}</code>" in page
+    assert f"{len(trials_of(name))} trials measured." in page
 
 
 # The keys for people

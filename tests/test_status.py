@@ -61,29 +61,51 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_the_pages_of_mlflow(tmp_path, monkeypatch, capsys) -> None:
+    """The store is that of $MLFLOW_TRACKING_URI, as it is for `run`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
     cli = CommandLine(monkeypatch, capsys)
     study = write_study(tmp_path)
     assert cli("run", study, "--in-process", "--store", "store", "--limit", 1) == 0
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    command = [sys.executable, "-m", "harness", "ui", "runs/tiny", "--port", str(port)]
+    command = [sys.executable, "-m", "harness", "ui", "--port", str(port)]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True, text=True,
     ) as server:  # fmt: skip
         try:
-            answer = _asked(f"http://127.0.0.1:{port}/health", 150)
+            links = _links(server)
+            answer = _asked(f"http://127.0.0.1:{port}/health", 10)
             found = _asked(
                 f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name"
                 "?experiment_name=tiny", 10,
             )  # fmt: skip
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            assert cli("ui") == 0  # a server has pages already
         finally:
             os.killpg(server.pid, 15)
     assert answer == b"OK"
     assert json.loads(found)["experiment"]["name"] == "tiny"
+    assert links["study"].startswith(f"http://127.0.0.1:{port}/#/experiments/")
+    assert links["compare"].startswith(f"http://127.0.0.1:{port}/#/compare-runs?runs=")
+    assert "nothing was started" in cli.out
+    assert all(f"{name}: {link}" in cli.out for name, link in links.items())
+
+
+def _links(server: subprocess.Popen[str]) -> dict[str, str]:
+    """What is printed up to the link that compares; MLflow's server writes there too."""
+    found: dict[str, str] = {}
+    for line in server.stdout or ():
+        name, _, link = line.strip().partition(": ")
+        if line.startswith("  ") and link.startswith("http://"):
+            found[name] = link
+        if name == "compare":
+            break
+    return found
 
 
 def _asked(url: str, seconds: float) -> bytes:

@@ -63,9 +63,9 @@ def tracker(run: Path) -> Tracker:
     return opened(run)
 
 
-def opened(run: Path, study_name: str = "small") -> Tracker:
+def opened(run: Path, study_name: str = "small", **study: Any) -> Tracker:
     tracker = Tracker(None, study_name, run)
-    tracker.start(STUDY)
+    tracker.start({**STUDY, **study})
     return tracker
 
 
@@ -87,6 +87,14 @@ class Store:
         by_id = {r.data.tags["puregen.spec_id"]: r for r in found}
         assert len(by_id) == len(found)
         return by_id
+
+    def rows(self, run: Path) -> list[Any]:
+        """The rows of the main table, as MLflow lists runs: the newest first."""
+        (parent,) = self.parents(run)
+        wanted = parent.info.run_id
+        found = [r for r in self._all() if r.data.tags.get("puregen.study_run") == wanted]
+        assert all("mlflow.parentRunId" not in r.data.tags for r in found)
+        return found
 
     def artifacts(self, run: Any, folder: str | None = None) -> set[str]:
         return {f.path for f in self.client.list_artifacts(run.info.run_id, folder)}
@@ -150,7 +158,8 @@ def test_params_and_metrics_come_back(tracker: Tracker, store: Store, run: Path)
         "dataset": "cifar10_mini",
         "attack": "narcissus",
         "attack.eps_255": "8",
-        "attack.surrogate": '{"name":"hlb_xs","seed":0}',
+        "attack.surrogate.name": "hlb_xs",
+        "attack.surrogate.seed": "0",
         "defense": "jpeg",
         "defense.quality": "50",
         "classifier": "hlb_xs",
@@ -301,24 +310,141 @@ def test_sync_passes_over_a_damaged_record(tracker: Tracker, store: Store, run: 
     assert set(store.children(run)) == {FINE.spec_id}
 
 
-def test_links(tracker: Tracker, store: Store, run: Path) -> None:
+def test_each_row_of_the_table_is_a_run(store: Store, run: Path) -> None:
+    records = [
+        record(floors=attacked().outcomes),
+        attacked(2, labels={"dataset": "cifar10_mini", "attack": "n", "defense": "jpeg"}),
+        attacked(3, labels={"dataset": "cifar10_mini", "attack": "n", "defense": "jpeg"}),
+    ]
+    add_records(run, records)
+    tracker = opened(run)
+    tracker.sync(run)
+    tracker.finish({}, "FINISHED")
+    clean, row = store.rows(run)
+    assert (clean.info.run_name, row.info.run_name) == ("none / none", "n / jpeg")
+    assert row.data.tags["puregen.kind"] == "summary"
+    assert row.data.tags["puregen.flags"] == "unverified attack"
+    numbers = row.data.metrics
+    assert numbers["natural_accuracy"] == 0.75 and numbers["poison_success"] == 0.75
+    for name in ("natural_accuracy", "poison_success"):
+        assert numbers[f"{name}_low"] <= numbers[name] <= numbers[f"{name}_high"]
+    assert (numbers["trials"], numbers["trials_failed"]) == (2, 0)
+    assert (numbers["seconds_purify"], numbers["seconds_train"]) == (20, 40)
+    assert "poison_success" not in clean.data.metrics
+    assert row.data.params["defense.quality"] == "50"
+    assert not {"target", "seed.victim"} & set(row.data.params)
+    assert row.inputs.dataset_inputs[0].dataset.name == "cifar10_mini"
+    assert len(store.children(run)) == 3
+
+    opened(run).finish({}, "FINISHED")  # nothing is new: links to the rows still hold
+    assert [r.info.run_id for r in store.rows(run)] == [clean.info.run_id, row.info.run_id]
+
+    add_records(run, [attacked(4, labels=records[1].labels)])
+    again = opened(run)
+    again.finish({}, "KILLED")
+    assert [r.info.run_id for r in store.rows(run)] == [clean.info.run_id, row.info.run_id]
+    again.finish({}, "FINISHED")
+    same, replaced = store.rows(run)
+    assert same.info.run_id == clean.info.run_id
+    assert replaced.info.run_id != row.info.run_id and replaced.data.metrics["trials"] == 3
+
+
+def test_the_page_of_runs_opens_with_what_a_study_varies(store: Store, run: Path) -> None:
+    records = []
+    for steps in (50, 100):
+        one = attacked(labels={"attack": "narcissus", "defense": f"puregen_ebm steps={steps}"})
+        ebm = {"name": "puregen_ebm", "ebm": {"recipe": {"lr": 0.1}}, "steps": steps}
+        records.append(
+            dataclasses.replace(one, spec=one.spec | {"defense": ebm}, spec_id=str(steps))
+        )
+    add_records(run, records)
+    tracker = opened(run)
+    tracker.finish({}, "FINISHED")
+    (parent,) = store.parents(run)
+    link = tracker.links()["study"]
+    tags = store.client.get_experiment(parent.info.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{link.partition('viewStateShareKey=')[2]}"])
+    found = store.client.search_runs([parent.info.experiment_id], view["searchFilter"])
+    assert {r.info.run_id for r in found} == {r.info.run_id for r in store.rows(run)}
+    assert {r.data.params["defense.steps"] for r in found} == {"50", "100"}
+    parallel = view["compareRunCharts"][-1]
+    assert parallel["selectedParams"] == ["attack", "defense", "defense.steps"]
+    numbers = set(parallel["selectedMetrics"])
+    numbers |= {card["metricKey"] for card in view["compareRunCharts"] if "metricKey" in card}
+    assert all(numbers <= set(r.data.metrics) for r in found)
+
+
+def add_records(run: Path, records: list[TrialRecord]) -> None:
+    for one in records:
+        (run / "records" / f"{one.spec_id}.json").write_text(one.to_json())
+
+
+def test_what_a_trial_ran_on_and_what_the_study_repeats_are_tags(store: Store, run: Path) -> None:
+    ran_on = {"commit": "abc+", "device": "NVIDIA H100", "processor": "AMD EPYC", "threads": 1}
+    add_records(run, [attacked(environment=ran_on)])
+    tracker = opened(run, reproduces={"paper": "arXiv:2405.18627", "item": "Table 2"})
+    tracker.sync(run)
+    tracker.finish({}, "FINISHED")
+    expected = {
+        "puregen.commit": "abc+",
+        "puregen.device": "NVIDIA H100",
+        "puregen.processor": "AMD EPYC",
+        "puregen.reproduces": "Table 2",
+        "puregen.paper": "arXiv:2405.18627",
+    }
+    for found in (*store.parents(run), *store.children(run).values(), *store.rows(run)):
+        assert expected.items() <= found.data.tags.items()
+
+
+def test_other_images_at_the_same_path_are_another_dataset(store: Store, run: Path) -> None:
+    found = []
+    for images in ("a" * 64, "b" * 64):
+        folder = write_run(
+            run.parent / f"{run.name}_{images[0]}",
+            [FINE],
+            {"inputs": {"dataset cifar10_mini": images, "attack x": "c"}},
+        )
+        tracker = opened(folder)
+        tracker.sync(folder)
+        [given] = store.children(folder)[FINE.spec_id].inputs.dataset_inputs
+        found.append(given.dataset.digest)
+    assert found == ["a" * 32, "b" * 32]
+
+
+def test_links(tracker: Tracker, store: Store, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.tracking_links.COMPARED", 2)
     tracker.log(FINE, None)
     links = tracker.links()
     (child,) = store.children(run).values()
     assert links["store"] == f"sqlite:///{run.parent / 'mlflow.db'}"
-    assert links["ui"].startswith("mlflow ui --backend-store-uri sqlite:///")
-    assert "--host 127.0.0.1" in links["ui"]
-    page, runs, experiments = (
-        unquote(links["compare"]).replace("&experiments", "?runs").split("?runs=")
-    )
+    assert links["ui"] == f"puregen-bench ui {run}"
+    assert compared(links["compare"]) == [child.info.run_id]  # no rows yet
+    others = [attacked(target, labels={"attack": str(target)}) for target in range(3)]
+    add_records(run, [record(), *others])
+    tracker.finish({}, "FINISHED")
+    rows = {r.info.run_id: r for r in store.rows(run)}
+    links = tracker.links()
+    assert list(links) == [
+        "store", "ui", "study", "charts", "every run", "compare 1-2 of 3", "compare 3-3 of 3",
+        "compare without attack",
+    ]  # fmt: skip
+    names = [rows[i].info.run_name for i in compared(links["compare 1-2 of 3"])]
+    assert names == ["0 / jpeg", "1 / jpeg"]
+    [clean] = compared(links["compare without attack"])
+    assert rows[clean].info.run_name == "none / none"
+
+
+def compared(link: str) -> list[str]:
+    page, runs, _ = unquote(link).replace("&experiments", "?runs").split("?runs=")
     assert page == "http://127.0.0.1:5000/#/compare-runs"
-    assert json.loads(runs) == [child.info.run_id]
-    assert json.loads(experiments) == [child.info.experiment_id]
+    found: list[str] = json.loads(runs)
+    return found
 
 
 def test_a_long_curve_and_a_long_value(tracker: Tracker, store: Store, run: Path) -> None:
     spec = FINE.spec | {"defense": {"name": "jpeg", "text": "x" * 9000}}
     spec["defense"] |= {f"value_{i}": i for i in range(150)}
+    spec["defense"]["parts"] = [{"ddpm": {"k" * 300: {"steps": 5}, "k" * 300 + "l": 6}}]
     long = dataclasses.replace(
         FINE, spec=spec, spec_id="long", curves={"loss": [1 / (1 + i) for i in range(2500)]}
     )
@@ -327,6 +453,9 @@ def test_a_long_curve_and_a_long_value(tracker: Tracker, store: Store, run: Path
     child = store.children(run)["long"]
     assert child.data.params["defense.text"] == "x" * 6000
     assert child.data.params["defense.value_149"] == "149"
+    nested = [k for k in child.data.params if k.startswith("defense.parts.0.ddpm.kkk")]
+    assert sorted(child.data.params[k] for k in nested) == ["5", "6"]
+    assert all(len(name) <= 250 for name in nested)
     history = store.client.get_metric_history(child.info.run_id, "loss")
     assert len(history) == 2500
 
