@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from defenses._facility_location import Clusters, facility_location
@@ -250,3 +250,12 @@ def test_impossible_parameters_are_refused(wrong: dict, message: str) -> None:
         Epic(**wrong)
     with pytest.raises(DataError, match="less than one medoid"):
         Epic(subset_share=0.001).check(TRAIN)
+
+
+def test_a_part_of_a_set_may_be_too_small_and_a_training_set_may_not() -> None:
+    few = TRAIN.take(range(5))
+    defense = Epic(subset_share=0.1, every=1)
+    assert defense.purify(few, np.random.default_rng(0)) is few
+    [hook] = defense.hooks()
+    with pytest.raises(DataError, match="less than one medoid"):
+        hook.before_epoch(0, few, nn.Identity(), np.random.default_rng(0))

@@ -296,6 +296,9 @@ def test_labels_say_in_what_namesakes_differ() -> None:
     assert labels("defense", ebm, other) == [
         "puregen_ebm nf=8 train=48", "puregen_ebm nf=16 train=60",
     ]  # fmt: skip
+    assert labels("defense", ebm, other, path) == [
+        "puregen_ebm ebm=ebm nf=8 train=48", "puregen_ebm ebm=ebm nf=16 train=60", "puregen_ebm ebm=w",
+    ]  # fmt: skip
     wide = [
         {"name": "hlb_xs", "widths": w, "recipe": {"lr": r}}
         for w, r in (([8] * 3, 1e-3), ([9] * 3, 2))
