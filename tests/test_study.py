@@ -297,7 +297,8 @@ def test_labels_say_in_what_namesakes_differ() -> None:
         "puregen_ebm nf=8 train=48", "puregen_ebm nf=16 train=60",
     ]  # fmt: skip
     assert labels("defense", ebm, other, path) == [
-        "puregen_ebm ebm=ebm nf=8 train=48", "puregen_ebm ebm=ebm nf=16 train=60", "puregen_ebm ebm=w",
+        "puregen_ebm ebm=ebm nf=8 train=48", "puregen_ebm ebm=ebm nf=16 train=60",
+        "puregen_ebm ebm=w",
     ]  # fmt: skip
     wide = [
         {"name": "hlb_xs", "widths": w, "recipe": {"lr": r}}
