@@ -143,8 +143,10 @@ class Epic:
             )
 
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
-        """Return the set itself; rows are dropped during training."""
-        self.check(train)
+        """Return the rows themselves; some are dropped during training.
+
+        These may be a part of a set, too few for a medoid: the poisons of a targeted attack.
+        """
         return train
 
     def hooks(self) -> Sequence[TrainingHook]:
@@ -163,7 +165,10 @@ class _Dropping:
         self, epoch: int, train: ImageSet, model: nn.Module, rng: np.random.Generator
     ) -> NDArray[np.int64]:
         """Return the rows that every round so far has kept."""
-        keep = np.ones(len(train), bool) if self.keep is None else self.keep
+        if self.keep is None:
+            self.settings.check(train)
+            self.keep = np.ones(len(train), bool)
+        keep = self.keep
         if self.settings.is_round(epoch):
             keep = keep & self._round(train, model, rng)
         self.keep = keep

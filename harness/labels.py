@@ -16,6 +16,10 @@ def labels_of(group: Sequence[ComponentSpec]) -> dict[str, str]:
     """Return one label per component of a kind, by the hash of its spec; no two are alike."""
     ids = [digest(spec.to_json()) for spec in group]
     texts = [_label(spec, [s for s in group if s.name == spec.name]) for spec in group]
+    texts = [
+        _closer(text, spec, [s for s, other in zip(group, texts, strict=True) if other == text])
+        for text, spec in zip(texts, group, strict=True)
+    ]
     alike = Counter(texts)
     return {
         key: text if alike[text] == 1 else f"{text} #{key[:6]}"
@@ -31,6 +35,18 @@ def _label(spec: ComponentSpec, namesakes: Sequence[ComponentSpec]) -> str:
         differing.pop("parts", None)
         return _with(" + ".join(made_of), differing)
     return _with(spec.name, differing)
+
+
+def _closer(text: str, spec: ComponentSpec, alike: Sequence[ComponentSpec]) -> str:
+    """Return a label with what tells a component from those that have the same label.
+
+    They may differ deep inside where others of the name differ as a whole: two energy networks in
+    the data that they learned from, a third one being a file.
+    """
+    if len(alike) == 1:
+        return text
+    closer = _with("", _differing(spec.params, [other.params for other in alike]))
+    return " ".join([text, *(part for part in closer.split() if part not in text.split())])
 
 
 def _with(name: str, differing: Mapping[str, Json]) -> str:
