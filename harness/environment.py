@@ -14,7 +14,10 @@ import torch
 
 from harness.core.spec import PROTOCOL
 
-PACKAGES = ("puregen-bench", "torch", "torchvision", "numpy", "pillow", "ray", "mlflow")
+PACKAGES = (
+    "puregen-bench", "torch", "torchvision", "numpy", "pillow", "ray", "mlflow",
+    "scipy", "statsmodels", "matplotlib", "captum",
+)  # fmt: skip
 
 
 def _version(package: str) -> str:
