@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.core.errors import UsageError
-from harness.core.params import ComponentSpec
-from harness.core.spec import digest
 from harness.report.trials import Trial, natural_key
-from harness.snapshots import chain_of, snapshot_parameter
 
 
 def chain_notes(trials: Sequence[Trial]) -> list[str]:
     """Return a sentence per chain that more than one defense of a run lies on."""
+    from harness.core.params import ComponentSpec  # with torch: not before it is needed
+    from harness.core.spec import digest
+    from harness.snapshots import chain_of, snapshot_parameter
+
     chains: dict[str, tuple[str, set[str]]] = {}
     for trial in trials:
         spec = trial.record.spec.get("defense")

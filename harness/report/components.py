@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from harness.core.errors import UsageError
-from harness.core.protocols import REGISTRIES
 from harness.report.collect import Run
 from harness.report.table import Entry, Head, Table
 from harness.report.trials import Trial
@@ -63,6 +62,8 @@ def _row(run: Run, role: str, label: str, of: str) -> tuple[Entry, ...]:
 
 def _summary(role: str, name: str) -> str:
     """Return the first line of what the component says of itself, or "" if it is not known here."""
+    from harness.core.protocols import REGISTRIES  # with torch: not before it is needed
+
     try:
         entry: Any = REGISTRIES[role].get(name)
     except UsageError:

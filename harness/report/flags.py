@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.core.errors import UsageError
-from harness.core.protocols import DEFENSES, Oracle
 from harness.report.trials import PairKey, Trial
 
 DEAD_MARGIN = 0.10
@@ -61,6 +60,8 @@ def availability_is_dead(clean_accuracy: float, undefended_accuracy: float) -> b
 
 def is_oracle(trial: Trial) -> bool:
     """Whether a trial's defense is told which rows are poisoned; False if it is not known here."""
+    from harness.core.protocols import DEFENSES, Oracle  # with torch: not before it is needed
+
     spec = trial.record.spec.get("defense")
     name = spec.get("name") if isinstance(spec, dict) else spec
     try:
