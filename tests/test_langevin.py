@@ -1,9 +1,12 @@
 """Langevin dynamics and its noise."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 import torch
 
+from generative import noise
 from generative.langevin import langevin
 from generative.noise import row_noise
 
@@ -45,24 +48,33 @@ def test_a_bowl_reaches_its_stationary_variance() -> None:
     rate = step**2 / (2 * temperature)
     expected = step / np.sqrt(1 - (1 - rate) ** 2)
     ids = np.arange(64)
-    noise = row_noise(1, ids, SHAPE)
-    moved = langevin(torch.zeros(64, *SHAPE), 200, Bowl(), noise, temperature=temperature)
+    source = row_noise(1, ids, SHAPE)
+    moved = langevin(torch.zeros(64, *SHAPE), 200, Bowl(), source, temperature=temperature)
     assert float(moved.std()) == pytest.approx(expected, rel=0.02)
 
 
-def test_noise_of_a_row_depends_on_seed_and_id_alone() -> None:
+@pytest.fixture(params=["cpu", "gpu"])
+def source_of(request, monkeypatch) -> Callable[..., Iterator[torch.Tensor]]:
+    """The noise of each kind of device; that of a GPU is drawn on the CPU here, as it is there."""
+    if request.param == "gpu":
+        monkeypatch.setattr(noise, "_fill_on_cpu", noise._fill_on_device)
+    return row_noise
+
+
+def test_noise_of_a_row_depends_on_seed_and_id_alone(source_of) -> None:
     def draw(ids: list[int], seed: int = 0, steps: int = 40) -> torch.Tensor:
-        source = row_noise(seed, np.array(ids), SHAPE)
+        source = source_of(seed, np.array(ids), SHAPE)
         return torch.stack([next(source).clone() for _ in range(steps)], 1)
 
-    together, alone = draw([5, 7, 9]), draw([7])
-    assert torch.equal(together[1], alone[0])
-    assert not torch.equal(together[0], together[1])
+    together, alone = draw([5, 700, 7, 64, 9]), draw([7])
+    assert torch.equal(together[2], alone[0])
+    assert torch.equal(together[3], draw([63, 64, 65])[1])
+    assert len(torch.unique(together[:, 0, 0, 0, 0])) == 5
     assert not torch.equal(draw([7], seed=1)[0], alone[0])
 
 
-def test_noise_is_standard_normal_and_fresh_at_every_step() -> None:
-    source = row_noise(0, np.arange(8), (3, 32, 32))
+def test_noise_is_standard_normal_and_fresh_at_every_step(source_of) -> None:
+    source = source_of(0, np.arange(60, 68), (3, 32, 32))
     steps = torch.stack([next(source).clone() for _ in range(33)])
     assert float(steps.mean()) == pytest.approx(0, abs=0.005)
     assert float(steps.std()) == pytest.approx(1, abs=0.005)
