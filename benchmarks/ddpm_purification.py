@@ -29,7 +29,7 @@ from generative.unet import UNet, UNetConfig, _Attention, _Block, _Norm, _Resnet
 
 TARGET = 2.0
 FEWER_TARGET = 6.0
-FEWER_SAMPLER = "dpmpp_2m_sde"
+FEWER_SAMPLER = "dpmpp_2m_sde_half"
 
 
 class _PlainNorm(nn.GroupNorm):
