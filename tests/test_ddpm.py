@@ -139,7 +139,13 @@ def test_a_network_that_knows_the_noise_gives_the_image_back(sampler: str, calls
 
 @pytest.mark.parametrize(
     ("sampler", "calls"),
-    [("ancestral", None), ("ddim", 75), ("dpmpp_2m", 12), ("dpmpp_2m_sde", 25), ("dpmpp_2m_sde_half", 12)],
+    [
+        ("ancestral", None),
+        ("ddim", 75),
+        ("dpmpp_2m", 12),
+        ("dpmpp_2m_sde", 25),
+        ("dpmpp_2m_sde_half", 12),
+    ],
 )
 def test_samplers_end_at_the_distribution_of_the_images(sampler: str, calls: int | None) -> None:
     """For normal pixels all is known: what starts as noisy images ends with their deviation."""

@@ -167,6 +167,24 @@ def test_power_follows_the_bound_with_one_line_per_defense() -> None:
     assert "power" in [d.name for d in draw_all(summary, [])]
 
 
+@pytest.mark.parametrize(
+    ("hits", "said"),
+    [((3, 60), ["no attack at 4"]), ((3, 4), ["(dead attack)"]), ((40, 60), [])],
+)
+def test_power_says_at_which_bounds_there_is_no_attack(hits, said: list[str]) -> None:
+    records = [
+        trial({"name": "narcissus", "eps_255": eps}, defense, count, target=t)
+        for eps, count in zip((4, 8), hits, strict=True)
+        for defense in (NONE, {"name": "jpeg"})
+        for t in (2, 7)
+    ]
+    figure = power(summary_of(records))
+    assert figure is not None
+    (ax,) = figure.axes
+    text = ax.get_title() + " ".join(note.get_text().replace("\n", " ") for note in ax.texts)
+    assert [words for words in ("no attack at 4", "(dead attack)") if words in text] == said
+
+
 def timed(purify: float) -> dict[str, Stage]:
     return {"train": Stage(40.0, 1), "purify": Stage(purify, 1)}
 

@@ -16,6 +16,7 @@ from harness.report.panels import (
     draw_line,
     headings,
     headline,
+    is_dead,
     is_wide,
     legend,
     number_axis,
@@ -73,7 +74,9 @@ def _panel(ax: Axes, family: Family[Duel], style: dict[str, Look]) -> bool:
             aside = (index - (len(names) - 1) / 2) / max(1, len(names) - 1)
             draw_line(ax, _shifted(x, values, aside), intervals, style[defense])
     rows: list[Row] = [row for duel in duels for row in duel.rows]
-    headings(ax, family.name, [family.fixed], duels, rows)
+    dead = [value for value, duel in zip(values, duels, strict=True) if is_dead(duel)]
+    some = f"no attack at {', '.join(f'{v:g}' for v in dead)}" if len(dead) < len(duels) else ""
+    headings(ax, family.name, [family.fixed, some if dead else ""], duels, rows)
     ax.set_xlabel(family.keys[0])
     probe = next((p for p in map(headline, duels) if p), None)
     ax.set_ylabel(f"poison success, probe {probe} (%)" if probe else "natural accuracy (%)")

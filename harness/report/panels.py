@@ -59,6 +59,11 @@ def headline(duel: Duel) -> str | None:
     return next((r.headline.name for r in duel.rows if r.headline), None)
 
 
+def is_dead(duel: Duel) -> bool:
+    """Return whether the attack does nothing undefended."""
+    return any(DEAD in row.flags for row in duel.rows)
+
+
 def titles(ax: Axes, duel: Duel, x: str, y: str) -> None:
     """Title a panel with its attack, setting and trials per defense, and name its axes."""
     headings(ax, duel.attack, [], [duel], duel.rows)
@@ -75,10 +80,10 @@ def headings(
         ax: The panel.
         heading: Its first line.
         facts: What else to say in the second.
-        duels: What is shown, all of one setting; dead attacks among them are named.
+        duels: What is shown, all of one setting; said where every attack of them is dead.
         rows: What is drawn, whose trials are counted.
     """
-    dead = " (dead attack)" if any(DEAD in r.flags for d in duels for r in d.rows) else ""
+    dead = " (dead attack)" if all(map(is_dead, duels)) else ""
     counts = sorted({r.trials for r in rows if r.trials})
     trials = "\u00a0to\u00a0".join(map(str, [counts[0], counts[-1]][: len(counts)]))
     setting = (part for part in duels[0].setting if part)
