@@ -2,7 +2,7 @@
 
 A sampler of fewer network calls, or without noise of its own, is another purifier until it is shown
 to do the same: to move clean images as far, to make them as natural, and to leave as little of a
-small pattern. What it does to victims, a study tells (``sweeps/samplers_cpu.yaml``).
+small pattern. What it does to victims, a study tells (``sweeps/speed_ups_cpu.yaml``).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from harness.core.params import ComponentSpec
@@ -75,8 +76,23 @@ def _differing(own: Mapping[str, Json], others: Sequence[Mapping[str, Json]]) ->
             inner = _differing(value, mappings)
             found |= {f"{key}.{name}": part for name, part in inner.items()}
         else:
-            found[key] = value
+            found[key] = _told_apart(value, theirs)
     return found
+
+
+def _told_apart(value: Json, others: Sequence[Json]) -> Json:
+    """Return of an absolute path what tells it from others, anything else as it is."""
+    if not (isinstance(value, str) and Path(value).is_absolute()):
+        return value
+    own = Path(value).parts[:0:-1]  # from the name up, without the root
+    paths = [Path(o).parts[:0:-1] for o in others if isinstance(o, str) and o != value]
+    shared = [len(list(takewhile(_are_one, zip(own, p, strict=False)))) for p in paths]
+    first = min([*shared, len(own) - 1])
+    return str(Path(*own[first : max([*shared, 0]) + 1][::-1]))
+
+
+def _are_one(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
 
 
 def _same_components(value: Json, others: Sequence[Json]) -> bool:
@@ -101,7 +117,7 @@ def _brief(value: Json) -> str:
     if isinstance(value, list):
         return ",".join(map(_brief, value))
     if isinstance(value, str):
-        return Path(value).name if Path(value).is_absolute() else value
+        return Path(value).name if Path(value).is_absolute() else value  # inside a list
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -311,10 +311,25 @@ def test_labels_say_in_what_namesakes_differ() -> None:
 
 
 def test_labels_are_never_alike() -> None:
-    twins = [{"name": "puregen_ebm", "ebm": {"path": f"/{folder}/w"}} for folder in "ab"]
+    close = (1e-4, 1.00000001e-4)
+    twins = [{"name": "puregen_ebm", "ebm": {"path": "/w"}, "temperature": t} for t in close]
     one, other = labels_of([component("defense", t) for t in twins]).values()
     assert one != other
-    assert one.startswith("puregen_ebm path=w #")
+    assert one.startswith("puregen_ebm temperature=0.0001 #")
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (["/a/w", "/b/w"], ["a", "b"]),
+        (["/x/eps=8/0/w", "/x/eps=16/0/w"], ["eps=8", "eps=16"]),
+        (["/a/v", "/a/w", "/b/w"], ["v", "a/w", "b/w"]),
+        (["/w", "/a/w"], ["w", "a"]),
+    ],
+)
+def test_of_paths_labels_have_what_tells_them_apart(paths: list[str], told: list[str]) -> None:
+    group = [component("defense", {"name": "puregen_ebm", "ebm": {"path": p}}) for p in paths]
+    assert list(labels_of(group).values()) == [f"puregen_ebm path={t}" for t in told]
 
 
 def test_names_of_a_trial(tmp_path) -> None:
