@@ -28,11 +28,11 @@ from harness.report.trials import Trial
 from harness.verification.verify import verify
 from tests.report_runs import record, write_run
 
-TARGETS, SEEDS = 12, 5
+TARGETS, SEEDS = 20, 5
 
 
 def simulated(rng: np.random.Generator, between: float, within: float) -> list[float]:
-    """Values of 12 targets with 5 seeds each; the true mean is 0."""
+    """Values of 20 targets with 5 seeds each; the true mean is 0."""
     targets = np.repeat(rng.normal(0, between, TARGETS), SEEDS)
     return list((targets + rng.normal(0, within, TARGETS * SEEDS)).tolist())
 
