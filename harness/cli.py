@@ -149,7 +149,7 @@ def execute(
         tracking: A tracking URI, "" for the default store, or None for no tracking.
         joins: Whether the executor joins a cluster that others started.
     """
-    from harness.generator_tools import describe_generator, generators_of
+    from harness.generator_tools import describe_generator, generators_of, generators_used
     from harness.progress import Progress
     from harness.run import run_study
 
@@ -197,7 +197,11 @@ def execute(
         )
         numbers = {"trials": summary.planned, "trials_done": summary.done}
         if tracker is not None:
-            tracker.register((p, describe_generator(p)) for p in generators_of(study, workshop))
+            used = generators_used(folder, workshop)
+            tracker.register(
+                (path, describe_generator(path), used.get(path, ()))
+                for path in generators_of(study, workshop)
+            )
         report = _report(folder, console)
         status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:

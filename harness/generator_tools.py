@@ -21,7 +21,9 @@ from harness.core.errors import DataError, UsageError
 from harness.core.files import file_digest
 from harness.core.params import ComponentSpec, Reference, is_trained, references
 from harness.core.protocols import ATTACKS, DEFENSES, GENERATORS
+from harness.core.records import TrialRecord
 from harness.core.registry import Entry
+from harness.core.spec import digest
 from harness.core.values import Json
 from harness.interop.commands import load_dataset
 from harness.study import StudySpec
@@ -104,6 +106,27 @@ def generators_of(study: StudySpec, workshop: Workshop) -> list[Path]:
                 for reference in _generators(registry.get(spec.name), spec):
                     found[_path_of(reference, workshop)] = None
     return [path for path in found if path.exists()]
+
+
+def generators_used(run: Path, workshop: Workshop) -> dict[Path, list[str]]:
+    """Return where the generators that the trials of a run used are, each with the trials' ids."""
+    found: dict[Path, list[str]] = {}
+    paths: dict[str, Path] = {}
+    for file in sorted((run / "records").glob("*.json")):
+        try:
+            record = TrialRecord.read(file)
+        except DataError:  # the report names it
+            continue
+        for registry, role in ((ATTACKS, "attack"), (DEFENSES, "defense")):
+            spec = ComponentSpec.from_json(record.spec[role])
+            for reference in _generators(registry.get(spec.name), spec):
+                key = digest(reference.raw)
+                if key not in paths:
+                    paths[key] = _path_of(reference, workshop)
+                trials = found.setdefault(paths[key], [])
+                if record.spec_id not in trials:
+                    trials.append(record.spec_id)
+    return found
 
 
 def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:

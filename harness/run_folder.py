@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import DataError, UsageError
+from harness.core.facts import facts_json
 from harness.core.files import write_text
 from harness.core.params import ComponentSpec
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
@@ -19,6 +20,8 @@ from harness.plan import Plan
 from harness.run_sessions import KEY
 from harness.study import StudySpec
 from harness.workshop import Workshop
+
+_ROLES = ("dataset", "scenario", "attack", "defense", "classifier")
 
 FREE = ("title", "resources")  # keys of a study that decide no number, and may change
 
@@ -36,6 +39,7 @@ def describe_run(
         "partial": partial,
         "protocol": PROTOCOL,
         "inputs": _inputs(study, workshop),
+        "components": facts_json((r, getattr(t, r).name) for t in plan.trials for r in _ROLES),
         "trials": [
             {"spec_id": t.spec_id, "labels": names_of(t, study.labels)} for t in plan.trials
         ],

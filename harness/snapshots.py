@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.core.facts import chain_parameter
 from harness.core.params import ComponentSpec
 from harness.core.protocols import DEFENSES
 from harness.core.values import Json
@@ -12,9 +13,7 @@ def snapshot_parameter(defense: ComponentSpec) -> str | None:
 
     See :class:`harness.core.protocols.Snapshots`.
     """
-    factory = DEFENSES.get(defense.name).factory
-    name: str | None = getattr(factory, "snapshots_over", None)
-    return name if factory.rowwise else None
+    return chain_parameter(DEFENSES.get(defense.name).factory)
 
 
 def chain_of(defense: ComponentSpec) -> dict[str, Json]:

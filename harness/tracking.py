@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UI_PORT = 5000
+GENERATOR = "puregen.generator"  # tag: the model versions that a trial used, "puregen-ebm/3"
 STAGES = ("clean", "poisoned", "purified")
 
 
@@ -71,6 +72,7 @@ class Tracker:
         self._artifacts = None if server else (runs / "mlartifacts" / study_name).as_uri()
         self._logged: dict[str, tuple[str, str]] = {}  # trial id: run id, digest of the record
         self._study_tags: dict[str, str] = {}
+        self._generators: dict[str, set[str]] = {}  # trial id: model versions
         self._images: dict[str, str] = {}
 
     def start(self, study: Mapping[str, Json]) -> None:
@@ -145,17 +147,30 @@ class Tracker:
             samples = run_folder / "samples" / f"{record.spec_id}.npz"
             self.log(record, samples if samples.is_file() else None)
 
-    def register(self, generators: Iterable[tuple[Path, dict[str, Json]]]) -> None:
-        """Put generators into the model registry; never raises for the store.
+    def register(self, generators: Iterable[tuple[Path, dict[str, Json], Collection[str]]]) -> None:
+        """Put generators into the model registry, and tag the trials that used them with versions.
+
+        Never raises for the store.
 
         Args:
-            generators: Path of each, and what is known of it.
+            generators: Path of each, what is known of it, and the ids of the trials that used it.
         """
-        for path, description in generators:
+        for path, description, trials in generators:
             try:
-                register_generator(self._client, self._parent, path, description)
+                version = register_generator(self._client, self._parent, path, description)
             except self._troubles as error:
                 logger.warning("MLflow has no model of %s: %s", path, first_line(error))
+                continue
+            for spec_id in trials:
+                self._generators.setdefault(spec_id, set()).add(version)
+        for spec_id in self._generators:
+            for name, text in self._generator_tag([spec_id]).items():
+                self.tag(spec_id, name, text)
+
+    def _generator_tag(self, trials: Iterable[str]) -> dict[str, str]:
+        """Return the tag with the model versions that any of these trials used; empty for none."""
+        used = {version for trial in trials for version in self._generators.get(trial, ())}
+        return {GENERATOR: ", ".join(sorted(used))} if used else {}
 
     def finish(self, summary_metrics: Mapping[str, float], status: str) -> None:
         """Log the rows of the main table and close the parent run, with the report if there is one.
@@ -200,13 +215,14 @@ class Tracker:
         from harness.tracking_summary import joined_tags, log_summaries, summary_runs
 
         try:
-            rows = summary_runs(self.run_folder)
+            rows = summary_runs(self.run_folder, self._generator_tag)
         except UsageError:  # no trial has a record
             return
         log_summaries(
             self._client, self._experiment, self._parent, rows, self._study_tags, self._log_dataset
         )
         self._tag_parent(joined_tags(row.trial for row in rows))
+        self._tag_parent(self._generator_tag(self._generators))
 
     def _log_dataset(self, run: str, record: TrialRecord) -> None:
         self._images = self._images or image_digests(self.run_folder)
@@ -265,6 +281,7 @@ class Tracker:
             "puregen.goal": record.goal,
             "puregen.partial": str(record.partial).lower(),
             **tags_of(record),
+            **self._generator_tag([record.spec_id]),
             **self._study_tags,
         }
         run = self._client.create_run(

@@ -60,16 +60,21 @@ def log_dataset(
 
 def register_generator(
     client: MlflowClient, run: str, path: Path, description: dict[str, Json]
-) -> None:
-    """Register trained weights as a version of the model ``puregen-KIND``, once.
+) -> str:
+    """Register trained weights as a version of the model ``puregen-KIND``, once, and name it.
 
-    The files are logged with the study's run, which is then the version's source.
+    The files are logged with the study's run, which is then the version's source. MLflow's own
+    link from a run to a model is to a "logged model", which is no version of a registered one and
+    would hold the files a second time; so trials are tagged with the name.
 
     Args:
         client: Of the store.
         run: The study's.
         path: Folder or weights file.
         description: What :func:`harness.generator_tools.describe_generator` says of it.
+
+    Returns:
+        Model and version: ``puregen-ebm/3``.
     """
     from mlflow.exceptions import MlflowException
 
@@ -79,18 +84,20 @@ def register_generator(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if any(v.tags.get(DIGEST) == content for v in client.search_model_versions(f"name='{name}'")):
-        return
+    for known in client.search_model_versions(f"name='{name}'"):
+        if known.tags.get(DIGEST) == content:
+            return f"{name}/{known.version}"
     folder = f"generators/{content[:12]}"
     log = client.log_artifact if path.is_file() else client.log_artifacts
     log(run, str(path), folder)
     source = f"{client.get_run(run).info.artifact_uri}/{folder}"
     made = json.dumps(description.get("trained") or description["config"], indent=1)
     said = {key: description[key] for key in ("dataset", "parameters", "bytes")}
-    client.create_model_version(
+    new = client.create_model_version(
         name,
         source,
         run_id=run,
         tags={DIGEST: content, **{key: str(value) for key, value in said.items()}},
         description=made[:4000],
     )
+    return f"{name}/{new.version}"

@@ -48,8 +48,14 @@ class SummaryRun:
         return digest(json.loads(json.dumps(said)))[:12]
 
 
-def summary_runs(run_folder: Path) -> list[SummaryRun]:
+def summary_runs(
+    run_folder: Path, also: Callable[[Iterable[str]], dict[str, str]] = lambda trials: {}
+) -> list[SummaryRun]:
     """Return the rows of a run's main table, in its order.
+
+    Args:
+        run_folder: Of the run.
+        also: Given the ids of a row's trials, returns further tags of the row.
 
     Raises:
         UsageError: If there is no record that can be read.
@@ -58,7 +64,7 @@ def summary_runs(run_folder: Path) -> list[SummaryRun]:
     settings = {duel.setting for duel in summary.duels}
     told = [i for i in range(3) if len({setting[i] for setting in settings}) > 1]
     return [
-        _summary_run(row, [trial.record for trial in duel.trials[row.defense]], told)
+        _summary_run(row, [trial.record for trial in duel.trials[row.defense]], told, also)
         for duel in summary.duels
         for row in duel.rows
     ]
@@ -122,13 +128,19 @@ def joined_tags(records: Iterable[TrialRecord]) -> dict[str, str]:
     return {name: ", ".join(texts)[:LONGEST_TAG] for name, texts in found.items()}
 
 
-def _summary_run(row: Row, trials: list[TrialRecord], told: list[int]) -> SummaryRun:
+def _summary_run(
+    row: Row,
+    trials: list[TrialRecord],
+    told: list[int],
+    also: Callable[[Iterable[str]], dict[str, str]],
+) -> SummaryRun:
     setting = [row.setting[i] for i in told]
     flags = {"puregen.flags": "; ".join(row.flags), "puregen.best": "; ".join(sorted(row.best))}
     return SummaryRun(
         name=" · ".join([f"{row.attack} / {row.defense}", *setting]),
         tags={
             **joined_tags(trials),
+            **also(record.spec_id for record in trials),
             "puregen.goal": row.goal,
             "puregen.partial": str(any(record.partial for record in trials)).lower(),
             **{name: text for name, text in flags.items() if text},

@@ -30,11 +30,13 @@ from harness.generator_tools import (
     describe_generator,
     generator_text,
     generators_table,
+    generators_used,
     list_generators,
     load_generator,
 )
 from harness.generator_trajectory import trajectory
 from harness.poisons import changed_rows
+from tests.report_runs import record, write_run
 from tests.tiny import EBM as TINY_EBM
 from tests.tiny import CommandLine, component, workshop
 
@@ -374,3 +376,26 @@ def test_no_fid_where_there_is_none_to_be_had(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(UsageError, match=r"pip install 'torchmetrics\[image\]'"):
         verify_generator(sweeps.folder() / "weights" / "shapes_ebm", "shapes", fid=True)
+
+
+def test_the_trials_that_used_a_generator_in_whatever_part(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    defenses = {
+        "none": {"name": "none"},
+        "ebm": {"name": "puregen_ebm", "ebm": {"path": str(one)}},
+        "ebm 2": {"name": "puregen_ebm", "ebm": {"path": str(other)}},
+        "chain": {"name": "chain", "parts": [
+            {"name": "jpeg"}, {"name": "puregen_ebm", "ebm": {"path": str(one)}},
+        ]},
+    }  # fmt: skip
+    records = {}
+    for label, spec in defenses.items():
+        records[label] = record("narcissus", label, target=2)
+        records[label].spec["defense"] = spec
+        records[label].spec["attack"] = {"name": "none"}
+    run = write_run(tmp_path / "run", records.values())
+    (run / "records" / "broken.json").write_text("{")
+    ids = {label: made.spec_id for label, made in records.items()}
+    found = {path: sorted(trials) for path, trials in
+             generators_used(run, workshop(tmp_path)).items()}  # fmt: skip
+    assert found == {one: sorted([ids["ebm"], ids["chain"]]), other: [ids["ebm 2"]]}

@@ -68,10 +68,12 @@ def test_triggered_success_is_the_mean_over_targets_and_seeds(study: Summary) ->
     row = row_of(study, "narcissus", "none")
     assert [p.name for p in row.probes] == ["x1", "x2"]
     assert row.headline is not None
-    assert row.headline.success == mean_interval([0.6, 0.8, 0.5, 0.5])
+    nests = [(2, 0), (2, 1), (7, 0), (7, 1)]  # two seeds of each target
+    assert row.headline.success == mean_interval([0.6, 0.8, 0.5, 0.5], nests=nests)
+    assert row.headline.success.method == "nested percentile"
     assert row.headline.success.value == pytest.approx(0.6)
-    assert row.accuracy == mean_interval([0.73, 0.75, 0.74, 0.72])
-    assert row.class_accuracy == mean_interval([0.1, 0.2, 0.3, 0.4])
+    assert row.accuracy == mean_interval([0.73, 0.75, 0.74, 0.72], nests=nests)
+    assert row.class_accuracy == mean_interval([0.1, 0.2, 0.3, 0.4], nests=nests)
     assert (row.trials, row.targets) == (4, (2, 7))
 
 

@@ -136,7 +136,7 @@ def test_a_generator_is_a_version_of_a_model_once(
     tracker: Tracker, store: Store, run: Path, tmp_path: Path
 ) -> None:
     weights = sweeps.folder() / "weights" / "shapes_ebm"
-    said = [(weights, describe_generator(weights))]
+    said = [(weights, describe_generator(weights), [])]
     tracker.register(said)
     tracker.register(said)
     [version] = store.client.search_model_versions("name='puregen-ebm'")
@@ -147,8 +147,53 @@ def test_a_generator_is_a_version_of_a_model_once(
     assert describe_generator(Path(there))["digest"] == said[0][1]["digest"]
     other = tmp_path / "other"
     save_ebm(other, EBM(EBMConfig(nf=2)), {})
-    tracker.register([(other, describe_generator(other))])
+    tracker.register([(other, describe_generator(other), [])])
     assert len(store.client.search_model_versions("name='puregen-ebm'")) == 2
+
+
+def test_a_trial_and_its_row_name_the_version_of_the_generator_they_used(
+    tracker: Tracker, store: Store, run: Path, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    save_ebm(one, EBM(EBMConfig(nf=3)), {})
+    save_ebm(other, EBM(EBMConfig(nf=4)), {})
+    both = attacked(3, spec_id="both00000000")
+    add_records(run, [FINE, both])
+    tracker.log(FINE, None)
+    tracker.register([
+        (one, describe_generator(one), [FINE.spec_id, both.spec_id]),
+        (other, describe_generator(other), [both.spec_id]),
+    ])  # fmt: skip
+    tracker.log(both, None)  # a store that was down takes a trial later than its generators
+    tracker.finish({}, "FINISHED")
+    digests = {describe_generator(path)["digest"]: path for path in (one, other)}
+    found = store.client.search_model_versions("name='puregen-ebm'")
+    names = {
+        digests[v.tags["puregen.digest"]]: f"puregen-ebm/{v.version}" for v in found
+        if v.tags["puregen.digest"] in digests
+    }  # fmt: skip
+    (parent,) = store.parents(run)
+    experiments = [parent.info.experiment_id]
+
+    def having(query: str, kind: str) -> list[str]:
+        asked = f"tags.`puregen.generator` {query} and tags.`puregen.kind` = '{kind}'"
+        return [
+            r.data.tags["puregen.generator"]
+            for r in store.client.search_runs(experiments, asked)
+            if parent.info.run_id
+            in (
+                r.data.tags.get("mlflow.parentRunId"),
+                r.data.tags.get("puregen.study_run"),
+                r.info.run_id,
+            )
+        ]
+
+    together = ", ".join(sorted(names.values()))
+    assert having(f"= '{names[one]}'", "trial") == [names[one]]
+    assert sorted(having(f"LIKE '%{names[one]}%'", "trial")) == sorted([names[one], together])
+    assert having(f"LIKE '%{names[other]}%'", "summary") == [together]  # a row of both trials
+    assert having(f"LIKE '%{names[other]}%'", "study") == [together]
+    assert "puregen.generator" not in store.children(run)[FINE.spec_id].data.params
 
 
 def test_params_and_metrics_come_back(tracker: Tracker, store: Store, run: Path) -> None:

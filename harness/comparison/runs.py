@@ -11,11 +11,12 @@ import numpy as np
 from harness.comparison.settings import Difference, differing_settings
 from harness.report import significance as sig
 from harness.report.collect import Run
+from harness.report.nested import Nest
 from harness.report.observations import Observation
 from harness.report.pairs import ACCURACY, by_key, measures, tested_pairs
 from harness.report.statistics import Interval, difference_interval, mean_interval
 from harness.report.summary import Duel, summarise
-from harness.report.trials import Setting
+from harness.report.trials import PairKey, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def _goal(duel: Duel, measure: str) -> str:
     return "" if measure == ACCURACY else duel.goal
 
 
-def _values(left: _Found, right: _Found) -> tuple[bool, list[float], list[float]]:
+def _values(left: _Found, right: _Found) -> tuple[bool, dict[PairKey, float], dict[PairKey, float]]:
     """Return whether the runs are paired, and their values: of the pairs, or all of both.
 
     A single target and seed in common says less than all trials unpaired, unless a run has only
@@ -153,8 +154,8 @@ def _values(left: _Found, right: _Found) -> tuple[bool, list[float], list[float]
     these, those = by_key(left.observations), by_key(right.observations)
     keys = [key for key in these if key in those]
     if keys and len(keys) >= min(2, len(these), len(those)):
-        return True, [these[key] for key in keys], [those[key] for key in keys]
-    return False, list(these.values()), list(those.values())
+        return True, {key: these[key] for key in keys}, {key: those[key] for key in keys}
+    return False, these, those
 
 
 def _testable(left: _Found, right: _Found) -> bool:
@@ -165,31 +166,37 @@ def _testable(left: _Found, right: _Found) -> bool:
 
 
 def _match(line: Line, left: _Found, right: _Found, resamples: int) -> Match:
-    paired, these, those = _values(left, right)
+    paired, first, second = _values(left, right)
+    these, those = list(first.values()), list(second.values())
+    nests = list(first), list(second)
     means = float(np.mean(these)), float(np.mean(those))
-    trials = len(these), len(those)
     if paired:
-        return _paired(line, left.goal, these, those, resamples, means, trials)
-    return _unpaired(line, these, those, resamples, means, trials)
+        return _paired(line, left.goal, these, those, nests, resamples, means)
+    return _unpaired(line, these, those, nests, resamples, means)
+
+
+_Nests = tuple[Sequence[Nest], Sequence[Nest]]
 
 
 def _paired(
-    line: Line, goal: str, these: Sequence[float], those: Sequence[float], resamples: int,
-    means: tuple[float, float], trials: tuple[int, int],
+    line: Line, goal: str, these: Sequence[float], those: Sequence[float], nests: _Nests,
+    resamples: int, means: tuple[float, float],
 ) -> Match:  # fmt: skip
     test = tested_pairs(those, these, goal, resamples)
     differences = np.subtract(those, these)
     return Match(
-        line, means, trials, len(these), mean_interval(differences.tolist()),
+        line, means, (len(these), len(those)), len(these),
+        mean_interval(differences.tolist(), nests=nests[0]),
         float(np.std(differences, ddof=1)) if len(these) > 1 else None,
         test.name, test.p, None, test.smallest_p,
     )  # fmt: skip
 
 
 def _unpaired(
-    line: Line, these: Sequence[float], those: Sequence[float], resamples: int,
-    means: tuple[float, float], trials: tuple[int, int],
+    line: Line, these: Sequence[float], those: Sequence[float], nests: _Nests,
+    resamples: int, means: tuple[float, float],
 ) -> Match:  # fmt: skip
+    trials = len(these), len(those)
     least = sig.smallest_unpaired_p(*trials, resamples)
     possible = least <= sig.ALPHA
     deviation = None
@@ -198,7 +205,8 @@ def _unpaired(
                   for value in group]  # fmt: skip
         deviation = float(np.std(within, ddof=2))
     return Match(
-        line, means, trials, 0, difference_interval(those, these), deviation,
+        line, means, trials, 0,
+        difference_interval(those, these, nests=(nests[1], nests[0])), deviation,
         "permutation" if possible else "",
         sig.unpaired_permutation(those, these, resamples) if possible else None,
         None, least,

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.core.params import ComponentSpec
 from harness.core.values import Json
+
+if TYPE_CHECKING:
+    from harness.core.params import ComponentSpec
 
 PROTOCOL = "0.1"  # records under the same one are comparable; see CHANGELOG.md
 
@@ -71,6 +73,8 @@ class TrialSpec:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> TrialSpec:
         """Read a spec back; ``from_json(to_json(s)) == s``."""
+        from harness.core.params import ComponentSpec  # with torch, which a report does without
+
         roles = ("dataset", "scenario", "attack", "defense", "classifier")
         return cls(
             **{role: ComponentSpec.from_json(raw[role]) for role in roles},

@@ -68,12 +68,26 @@ def _check_estimate(
         given = share_interval(counts)
     if abs(said.value - given.value) > _EXACT:
         raise DataError(f"{where}.value: got {said.value:g}; its counts give {given.value:g}.")
+    if said.nested and not pooled:
+        _check_within(said, counts, where)
+        return
     for end in ("low", "high"):
         ours, theirs = getattr(given, end), getattr(said, end)
         if (ours is None) != (theirs is None) or (
             ours is not None and abs(ours - theirs) > _RESAMPLED
         ):
             raise DataError(f"{where}.{end}: got {_show(theirs)}; its counts give {_show(ours)}.")
+
+
+def _check_within(said: Interval, counts: Counts, where: str) -> None:
+    """Counts do not say which of them share a target; but no bootstrap leaves their range."""
+    shares = [hits / total for hits, total in counts]
+    for end, least, most in (("low", min(shares), said.value), ("high", said.value, max(shares))):
+        value = getattr(said, end)
+        if value is None or not least - _EXACT <= value <= most + _EXACT:
+            raise DataError(
+                f"{where}.{end}: got {_show(value)}; its counts allow {least:g} to {most:g}."
+            )
 
 
 def _check_order(interval: Interval, where: str) -> None:

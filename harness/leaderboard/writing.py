@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.core.errors import UnknownComponent, UsageError
+from harness.core.errors import UsageError
 from harness.core.files import write_text
-from harness.core.protocols import ATTACKS
 from harness.core.spec import PROTOCOL
 from harness.leaderboard.parsing import MAX_BYTES, parse
 from harness.leaderboard.reading import submission_of
@@ -162,10 +161,7 @@ def _component(trial: Trial, role: str) -> dict[str, Any]:
     found = dict(trial.record.spec[role])
     if role != "attack":
         return found
-    try:
-        field = ATTACKS.get(found["name"]).factory.target_field
-    except UnknownComponent:  # of a plug-in that is not installed here
-        return found
+    field = trial.facts.of(role, found["name"]).target
     return {key: value for key, value in found.items() if key != field}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.core.errors import DataError, UsageError, nearest
+from harness.core.facts import Facts
 from harness.core.records import Outcome, TrialRecord
 from harness.report.trials import Trial, natural_key
 
@@ -37,6 +38,7 @@ class Study:
         sessions: The calls that worked on it, see :func:`harness.run_sessions.session`.
         protocol: Version of the protocol.
         inputs: Digests of what the study's words stand for: images, weights, components' code.
+        facts: What it says of each component.
     """
 
     name: str = ""
@@ -49,6 +51,7 @@ class Study:
     sessions: tuple[dict[str, Any], ...] = ()
     protocol: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Study:
@@ -68,6 +71,7 @@ class Study:
             sessions=tuple(s for s in part("sessions", list) if isinstance(s, dict)),
             protocol=part("protocol", str),
             inputs=part("inputs", dict),
+            facts=Facts.from_json(part("components", dict)),
         )  # fmt: skip
 
 
@@ -116,7 +120,7 @@ def read_run(path: Path) -> Run:
     trials = []
     for file in sorted((path / "records").glob("*.json")):
         try:
-            trials.append(Trial.of(_read_record(file)))
+            trials.append(Trial.of(_read_record(file), study.facts))
         except (DataError, OSError, UnicodeDecodeError) as error:
             problems.append(Problem(f"records/{file.name}", str(error)))
     if not trials:

@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from harness.core.errors import UsageError
 from harness.report.collect import Run
 from harness.report.table import Entry, Head, Table
 from harness.report.trials import Trial
@@ -56,19 +55,10 @@ def _flow(value: Any) -> str:
 def _row(run: Run, role: str, label: str, of: str) -> tuple[Entry, ...]:
     name, _, parameters = of.partition("\n")
     identity = str(run.study.inputs.get(f"{role} {label}", ""))[:16]
-    what = " ".join(part for part in (_summary(role, name), _rows(run, role, label)) if part)
+    what = " ".join(
+        part for part in (run.study.facts.of(role, name).summary, _rows(run, role, label)) if part
+    )
     return tuple(Entry(text, text) for text in (role, label, what, parameters, identity))
-
-
-def _summary(role: str, name: str) -> str:
-    """Return the first line of what the component says of itself, or "" if it is not known here."""
-    from harness.core.protocols import REGISTRIES  # with torch: not before it is needed
-
-    try:
-        entry: Any = REGISTRIES[role].get(name)
-    except UsageError:
-        return ""
-    return str(entry.summary)
 
 
 def _rows(run: Run, role: str, label: str) -> str:

@@ -17,6 +17,7 @@ from harness.report.chart_power import power
 from harness.report.chart_sweep import sweep_lines, sweep_maps
 from harness.report.chart_targets import per_target, target_squares
 from harness.report.chart_tradeoff import tradeoff
+from harness.report.drawn_with import drawn_with
 from harness.report.samples import Gallery
 from harness.report.style import RC
 from harness.report.summary import Summary
@@ -43,6 +44,9 @@ class Drawing:
     raster: bool
     width_px: int
 
+
+IMAGES = "images_"
+"""How the names of galleries begin."""
 
 Caption = str | Callable[[Summary], str]
 
@@ -117,7 +121,7 @@ def draw_all(summary: Summary, shown: Sequence[Gallery]) -> list[Drawing]:
                 found.append(stored(name, title, said, figure, raster=False))
     for index, gallery in enumerate(shown, 1):
         with rc_context(RC):
-            name, title = f"images_{index}", f"Images: {gallery.title}"
+            name, title = f"{IMAGES}{index}", f"Images: {gallery.title}"
             found.append(stored(name, title, _images(gallery), image_grid(gallery), raster=True))
     return found
 
@@ -138,10 +142,10 @@ def _images(gallery: Gallery) -> str:
 
 
 def stored(name: str, title: str, caption: str, figure: Figure, *, raster: bool) -> Drawing:
-    """Return a figure as SVG and PNG; the same data give the same bytes."""
+    """Return a figure as SVG and PNG, which note what drew them; same data, same bytes."""
     width = int(figure.get_size_inches()[0] * 96)
     svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": drawn_with()})
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": drawn_with()})
     figure.clear()
     return Drawing(name, title, caption, svg.getvalue(), png.getvalue(), raster, width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.core.errors import UsageError
 from harness.report.trials import PairKey, Trial
 
 DEAD_MARGIN = 0.10
@@ -59,15 +58,10 @@ def availability_is_dead(clean_accuracy: float, undefended_accuracy: float) -> b
 
 
 def is_oracle(trial: Trial) -> bool:
-    """Whether a trial's defense is told which rows are poisoned; False if it is not known here."""
-    from harness.core.protocols import DEFENSES, Oracle  # with torch: not before it is needed
-
+    """Whether a trial's defense is told which rows are poisoned; False if it is not known."""
     spec = trial.record.spec.get("defense")
     name = spec.get("name") if isinstance(spec, dict) else spec
-    try:
-        return issubclass(DEFENSES.get(str(name)).factory, Oracle)
-    except UsageError:  # of a plugin that is not installed where the report is made
-        return False
+    return trial.facts.of("defense", str(name)).oracle
 
 
 def is_no_op(trials: Iterable[Trial], undefended: Sequence[Trial]) -> bool:

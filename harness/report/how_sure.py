@@ -11,7 +11,7 @@ from harness.report import format as fmt
 from harness.report import significance as sig
 from harness.report.collect import Run
 from harness.report.pairs import POINTS, Pair, compare_pairs
-from harness.report.summary import Summary
+from harness.report.summary import Summary, any_nested
 from harness.report.table import Entry, Head, Table, markdown, without_empty
 from harness.report.trials import Setting
 from harness.report.variance import ALIKE, PARTS, REST, SEEDS, Split, split_variance, varied_seeds
@@ -28,12 +28,14 @@ class HowSure:
         pairs: Every two defenses against one attack.
         splits: Where the spread of trials comes from.
         pair_words, split_words: Paragraphs before the tables.
+        interval_words: How intervals came about where trials hang together; else empty.
     """
 
     pairs: tuple[Pair, ...]
     splits: tuple[Split, ...]
     pair_words: tuple[str, ...]
     split_words: tuple[str, ...]
+    interval_words: tuple[str, ...] = ()
 
     @property
     def pair_table(self) -> Table:
@@ -50,12 +52,13 @@ def how_sure(run: Run, summary: Summary) -> HowSure:
     """Return what the records of a run say of how sure its differences are."""
     pairs, splits = compare_pairs(summary), split_variance(summary)
     split_words = _split_words(run, splits) if splits else ()
-    return HowSure(pairs, splits, _pair_words(pairs) if pairs else (), split_words)
+    pair_words = _pair_words(pairs) if pairs else ()
+    return HowSure(pairs, splits, pair_words, split_words, _interval_words(summary))
 
 
 def to_markdown(sure: HowSure) -> str:
     """Return the words and both tables in Markdown."""
-    parts = ["# How sure", *sure.pair_words]
+    parts = ["# How sure", *sure.interval_words, *sure.pair_words]
     if sure.pairs:
         parts.append(markdown(sure.pair_table).rstrip())
     parts += sure.split_words
@@ -86,6 +89,28 @@ def pair_words(pair: Pair) -> str:
         f"{pair.attack}: {pair.measure} of {pair.defense} against {pair.against} "
         f"{fmt.points_interval(pair.difference)} points"
     )
+
+
+def _interval_words(summary: Summary) -> tuple[str, ...]:
+    """Say how intervals were made where a row has several trials of what it draws first."""
+    if not any_nested(summary):
+        return ()
+    said = [
+        "Trials of one target share its poison, and several seeds of one target are no several "
+        "targets. So the 95 % intervals of means, and of their differences, are a nested "
+        "bootstrap, in the order of the design: targets are drawn with replacement; within each "
+        "that is drawn its poison seeds, within these the purification seeds, and then the victim "
+        "seeds, as far as a study has several. What comes with the target thus counts as often as "
+        "there are targets, however many seeds each has. With one trial of each target it is the "
+        "plain bootstrap. Fewer than about ten targets still make such intervals too narrow. The "
+        "interval speaks of targets like these, p of these targets alone: the two may disagree."
+    ]
+    if any(r.goal == "targeted" and r.trials > len(r.targets) > 0 for r in summary.rows):
+        said.append(
+            "Where success is k of n targets, its Wilson interval takes all n for independent, "
+            "several seeds of one target too; it is too narrow as far as these agree."
+        )
+    return tuple(said)
 
 
 def _least_pairs(tests: int) -> int:

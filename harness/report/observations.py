@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.report.nested import Nest
 from harness.report.statistics import Interval, mean_interval, share_interval, wilson
 from harness.report.trials import PairKey, Trial
 
@@ -16,11 +17,15 @@ class Observation:
     Attributes:
         key: What it has in common with the same trial under another defense.
         hits, total: Its counts; ``total`` is positive.
+        purify: The purification seed.
+        nested: Whether intervals mind which trials hang together, see :class:`Trial`.
     """
 
     key: PairKey
     hits: int
     total: int
+    purify: int | None = None
+    nested: bool = True
 
     @property
     def share(self) -> float:
@@ -32,13 +37,17 @@ class Observation:
         """The attacked target."""
         return self.key[0]
 
+    @property
+    def nest(self) -> Nest:
+        """Target, poison, purification and victim seed: as the trial's parts come about."""
+        target, poison, victim = self.key
+        return target, poison, self.purify, victim
+
 
 def accuracy(trials: Iterable[Trial]) -> list[Observation]:
     """Natural accuracy of each finished trial."""
     return [
-        Observation(t.pair_key(t.target), t.record.test_correct, t.record.test_rows)
-        for t in trials
-        if t.ok
+        _observed(t, t.target, t.record.test_correct, t.record.test_rows) for t in trials if t.ok
     ]
 
 
@@ -51,7 +60,7 @@ def class_accuracy(trials: Iterable[Trial]) -> list[Observation]:
             continue
         if 0 <= target < len(rows) and rows[target]:
             hits = trial.record.class_correct[target]
-            found.append(Observation(trial.pair_key(target), hits, rows[target]))
+            found.append(_observed(trial, target, hits, rows[target]))
     return found
 
 
@@ -67,12 +76,22 @@ def successes(
             the clean floor of those attacks.
     """
     return [
-        Observation(t.pair_key(t.target if o.target is None else o.target), o.successes, o.trials)
+        _observed(t, t.target if o.target is None else o.target, o.successes, o.trials)
         for t in trials
         if t.ok
         for o in t.record.outcomes
         if o.probe == probe and o.trials and (attacks is None or o.attack in attacks)
     ]
+
+
+def _observed(trial: Trial, target: int | None, hits: int, total: int) -> Observation:
+    key = trial.pair_key(target)
+    return Observation(key, hits, total, trial.seeds.get("purify"), trial.nested)
+
+
+def nests_of(observations: Sequence[Observation]) -> list[Nest] | None:
+    """Return where each stands, for its interval; None where that is not to be minded."""
+    return [o.nest for o in observations] if all(o.nested for o in observations) else None
 
 
 def pooled(observations: Sequence[Observation]) -> Interval | None:
@@ -87,7 +106,10 @@ def pooled(observations: Sequence[Observation]) -> Interval | None:
 
 def averaged(observations: Sequence[Observation]) -> Interval | None:
     """Mean of the trials' shares with its bootstrap interval, or None of nothing."""
-    return share_interval([(o.hits, o.total) for o in observations]) if observations else None
+    if not observations:
+        return None
+    counts = [(o.hits, o.total) for o in observations]
+    return share_interval(counts, nests=nests_of(observations))
 
 
 def by_target(observations: Iterable[Observation]) -> dict[int | None, list[Observation]]:
@@ -114,7 +136,6 @@ def paired_difference(
     twins: dict[PairKey, list[float]] = {}
     for one in those:
         twins.setdefault(one.key, []).append(one.share)
-    differences = [
-        one.share - sum(twins[one.key]) / len(twins[one.key]) for one in these if one.key in twins
-    ]
-    return mean_interval(differences) if differences else None
+    paired = [one for one in these if one.key in twins]
+    differences = [one.share - sum(twins[one.key]) / len(twins[one.key]) for one in paired]
+    return mean_interval(differences, nests=nests_of(paired)) if differences else None

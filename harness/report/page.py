@@ -111,7 +111,7 @@ def render_page(
         tolerated=f"{100 * TOLERATED_LOSS:.0f}",
         single=any(r.trials == 1 and r.goal != "targeted" for r in summary.rows),
         few=any(1 < r.trials < _FEW and r.goal != "targeted" for r in summary.rows),
-        figures=[(d, _figure(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
+        figures=[(d, figure_element(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
         beside=beside,
         beside_note=NOTE,
         beside_heads=_heads(beside.table) if beside else (),
@@ -242,7 +242,13 @@ def _explained(rows: Sequence[Row]) -> dict[str, str]:
     return {flag: text for flag, text in flags.EXPLANATIONS.items() if flag in raised}
 
 
-def _figure(drawing: Drawing, prefix: str) -> Markup:
+def figure_element(drawing: Drawing, prefix: str) -> Markup:
+    """Return a figure as it stands in the page.
+
+    Args:
+        drawing: The figure.
+        prefix: Of its ids, different for each figure.
+    """
     label = html.escape(f"{drawing.title}. {drawing.caption}", quote=True)
     if drawing.raster:
         return Markup(

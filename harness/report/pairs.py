@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness.report import observations as obs
 from harness.report import significance as sig
+from harness.report.nested import Nest
 from harness.report.observations import Observation
 from harness.report.statistics import Interval, mean_interval
 from harness.report.summary import Duel, Summary
@@ -99,16 +100,16 @@ def _corrected(pairs: Sequence[Pair]) -> Iterator[Pair]:
         yield dataclasses.replace(pair, p_holm=p_holm, tests=len(given))
 
 
-_Drawn = tuple[Duel, str, str, str, list[float], list[float]]
+_Drawn = tuple[Duel, str, str, str, list[Nest] | None, list[float], list[float]]
 
 
 def _duel_pairs(duel: Duel) -> Iterator[_Drawn]:
-    """Yield duel, measure, two defenses and their paired values."""
+    """Yield duel, measure, two defenses, and where their pairs stand, with their values."""
     for measure, found in measures(duel).items():
         for against, defense in itertools.combinations(found, 2):
-            these, those = _matched(found[defense], found[against])
+            keys, these, those = _matched(found[defense], found[against])
             if these:
-                yield duel, measure, defense, against, these, those
+                yield duel, measure, defense, against, keys, these, those
 
 
 def measures(duel: Duel) -> dict[str, dict[str, list[Observation]]]:
@@ -133,11 +134,12 @@ def by_key(observations: Iterable[Observation]) -> dict[PairKey, float]:
 
 
 def _matched(
-    these: Iterable[Observation], those: Iterable[Observation]
-) -> tuple[list[float], list[float]]:
+    these: Sequence[Observation], those: Sequence[Observation]
+) -> tuple[list[Nest] | None, list[float], list[float]]:
     left, right = by_key(these), by_key(those)
     keys = [key for key in left if key in right]
-    return [left[key] for key in keys], [right[key] for key in keys]
+    nests: list[Nest] | None = [*keys] if all(one.nested for one in these) else None
+    return nests, [left[key] for key in keys], [right[key] for key in keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,8 @@ def tested_pairs(
 
 
 def _tested(
-    duel: Duel, measure: str, defense: str, against: str, these: list[float], those: list[float],
-    *, resamples: int,
+    duel: Duel, measure: str, defense: str, against: str, nests: list[Nest] | None,
+    these: list[float], those: list[float], *, resamples: int,
 ) -> Pair:  # fmt: skip
     differences = np.subtract(these, those)
     test = tested_pairs(these, those, duel.goal if measure != ACCURACY else "", resamples)
@@ -179,7 +181,7 @@ def _tested(
         setting=duel.setting, attack=duel.attack, measure=measure, defense=defense,
         against=against, pairs=len(these),
         means=(float(np.mean(these)), float(np.mean(those))),
-        difference=mean_interval(differences.tolist()),
+        difference=mean_interval(differences.tolist(), nests=nests),
         deviation=float(np.std(differences, ddof=1)) if len(these) > 1 else None,
         test=test.name, p=test.p, p_holm=None, smallest_p=test.smallest_p,
     )  # fmt: skip

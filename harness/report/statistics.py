@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.core.errors import DataError
+from harness.report.nested import NESTED, Nest, Tree, drawn_means, is_flat, nested_ends, tree_of
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -25,7 +26,8 @@ class Interval:
         low, high: Ends of the interval, with ``low <= value <= high``; None where the data allow
             none (one number without counts, or numbers that are all the same).
         n: Observations: images of a Wilson interval, trials of a bootstrap or of a t interval.
-        method: ``wilson``, ``BCa``, ``percentile``, ``t`` or ``none``.
+        method: ``wilson``, ``BCa``, ``percentile``, ``t`` or ``none``; ``nested BCa`` and ``nested
+            percentile`` where trials hang together, see :mod:`harness.report.nested`.
     """
 
     value: float
@@ -33,6 +35,11 @@ class Interval:
     high: float | None
     n: int
     method: str
+
+    @property
+    def nested(self) -> bool:
+        """Whether it minds which trials hang together."""
+        return self.method.startswith(NESTED)
 
 
 def wilson(k: int, n: int) -> Interval:
@@ -50,7 +57,9 @@ def wilson(k: int, n: int) -> Interval:
     return _around(k / n, ends, n, "wilson")
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def mean_interval(
+    values: Sequence[float], seed: int = 0, nests: Sequence[Nest] | None = None
+) -> Interval:
     """Return the mean of ``values`` with a bootstrap interval over them.
 
     BCa needs three values; two get the percentile interval, which is their range. Equal values say
@@ -59,6 +68,8 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     Args:
         values: One per trial.
         seed: Of the resampling: the same values give the same interval.
+        nests: Where each trial stands. Several of one target are drawn within it; with one of each
+            the interval is that of values which nothing ties.
 
     Raises:
         DataError: If there are no values.
@@ -69,6 +80,10 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     mean, n = float(sample.mean()), len(sample)
     if np.ptp(sample) < 1e-12:  # differences that are equal but for rounding
         return Interval(mean, None, None, n, "none")
+    tree = _tree(sample, nests)
+    if not isinstance(tree, float) and not is_flat(tree):
+        name, ends = nested_ends(tree, RESAMPLES, CONFIDENCE, seed)
+        return _around(mean, ends, n, name)
     if n > 2:
         ends = _bootstrap([sample], "BCa", seed)
         if np.isfinite(ends).all():
@@ -102,12 +117,18 @@ def interval_of_printed(
     return _around(mean, stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error), n, "t")
 
 
-def difference_interval(these: Sequence[float], those: Sequence[float], seed: int = 0) -> Interval:
+def difference_interval(
+    these: Sequence[float],
+    those: Sequence[float],
+    seed: int = 0,
+    nests: tuple[Sequence[Nest], Sequence[Nest]] | None = None,
+) -> Interval:
     """Return the difference of two means with a bootstrap interval over both groups.
 
     Args:
         these, those: One value per trial of each group; nothing pairs them.
         seed: Of the resampling.
+        nests: Where each trial of each group stands (see :func:`mean_interval`).
 
     Raises:
         DataError: If a group is empty.
@@ -118,6 +139,13 @@ def difference_interval(these: Sequence[float], those: Sequence[float], seed: in
     value, n = float(groups[0].mean() - groups[1].mean()), min(map(len, groups))
     if n < 2 or all(np.ptp(group) < 1e-12 for group in groups):
         return Interval(value, None, None, n, "none")
+    trees = [_tree(g, nest) for g, nest in zip(groups, nests or (None, None), strict=True)]
+    if not all(map(is_flat, trees)):
+        rng = np.random.default_rng(seed)
+        draws = np.subtract(*(drawn_means(tree, RESAMPLES, rng) for tree in trees))
+        tail = 50 * (1 - CONFIDENCE)
+        ends = tuple(np.percentile(draws, (tail, 100 - tail)))
+        return _around(value, ends, n, f"{NESTED} percentile")
     method = "BCa" if n > 2 and all(np.ptp(group) > 1e-12 for group in groups) else "percentile"
     ends = _bootstrap(groups, method, seed)
     if not np.isfinite(ends).all():
@@ -125,7 +153,9 @@ def difference_interval(these: Sequence[float], those: Sequence[float], seed: in
     return _around(value, ends, n, method)
 
 
-def share_interval(counts: Sequence[tuple[int, int]], seed: int = 0) -> Interval:
+def share_interval(
+    counts: Sequence[tuple[int, int]], seed: int = 0, nests: Sequence[Nest] | None = None
+) -> Interval:
     """Return the mean of the shares k/n of several trials, with an interval.
 
     Several trials: bootstrap over them, because images of one trial share a trained network. One
@@ -134,11 +164,17 @@ def share_interval(counts: Sequence[tuple[int, int]], seed: int = 0) -> Interval
     Args:
         counts: (k, n) per trial, n > 0.
         seed: Of the resampling.
+        nests: Where each trial stands (see :func:`mean_interval`).
     """
-    interval = mean_interval([k / n for k, n in counts], seed)
+    interval = mean_interval([k / n for k, n in counts], seed, nests)
     if interval.method != "none":
         return interval
     return wilson(*min(counts, key=lambda pair: pair[1]))
+
+
+def _tree(values: NDArray[np.float64], nests: Sequence[Nest] | None) -> Tree:
+    found: list[float] = values.tolist()
+    return [*found] if nests is None else tree_of(found, nests)
 
 
 def _bootstrap(groups: Sequence[np.ndarray], method: str, seed: int) -> tuple[float, float]:

@@ -19,8 +19,8 @@ class ProbeResult:
 
     Attributes:
         name: Of the probe.
-        success: Triggered: mean over targets and seeds, bootstrap over trials. Targeted: k of n
-            trials, Wilson.
+        success: Triggered: mean over targets and seeds, bootstrap over targets and their seeds.
+            Targeted: k of n trials, Wilson.
         floor: Mean success that trainings without attack and defense show on the same probes of
             the same targets; None where there is none.
         delta: Success minus that of the undefended twins; None without twins.
@@ -133,6 +133,18 @@ class Summary:
         """Labels of all defenses, the undefended first, then in order of appearance."""
         rows = sorted(self.rows, key=lambda r: r.defended)
         return tuple(dict.fromkeys(r.defense for r in rows))
+
+
+def any_nested(summary: Summary) -> bool:
+    """Whether an interval minds that trials hang together."""
+    return any(
+        interval is not None and interval.nested
+        for row in summary.rows
+        for interval in (
+            row.accuracy, row.accuracy_delta, row.class_accuracy,
+            *(i for probe in row.probes for i in (probe.success, probe.delta)),
+        )
+    )  # fmt: skip
 
 
 def summarise(trials: Sequence[Trial]) -> Summary:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.core.errors import DataError
+from harness.core.facts import Facts
 from harness.core.records import TrialRecord
 
 Setting = tuple[str, str, str]
@@ -27,6 +28,9 @@ class Trial:
             is none.
         target: The attacked target, or None.
         seeds: ``poison``, ``purify``, ``victim``.
+        facts: What its run says of the components.
+        nested: Whether intervals mind which trials hang together; False where the report of a
+            version is checked that took the seeds of one target for independent.
     """
 
     record: TrialRecord
@@ -37,10 +41,16 @@ class Trial:
     defense: str
     target: int | None
     seeds: Mapping[str, int]
+    facts: Facts = field(default_factory=Facts, repr=False)
+    nested: bool = True
 
     @classmethod
-    def of(cls, record: TrialRecord) -> Trial:
+    def of(cls, record: TrialRecord, facts: Facts | None = None) -> Trial:
         """Name a record.
+
+        Args:
+            record: As it was read.
+            facts: What the study file says of its components; None for one that says nothing.
 
         Raises:
             DataError: If its spec is no mapping or its counts contradict each other: a wrong
@@ -54,8 +64,10 @@ class Trial:
         names = {k: record.labels.get(k) or _component(spec, k) for k in kinds}
         seeds = spec.get("seeds")
         return cls(
-            record, **names,
+            record, names["dataset"], names["scenario"], names["classifier"], names["attack"],
+            names["defense"],
             target=spec.get("target"), seeds=seeds if isinstance(seeds, dict) else {},
+            facts=facts or Facts(),
         )  # fmt: skip
 
     @property

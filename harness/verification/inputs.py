@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.core.errors import UsageError
+from harness.core.facts import registered
 from harness.core.params import ComponentSpec
 from harness.core.protocols import ATTACKS, REGISTRIES
 from harness.core.spec import digest
@@ -33,6 +35,18 @@ def wrong_inputs(run: Run, workshop: Workshop) -> Iterator[str]:
             continue
         if said not in found:
             yield f"{name}: changed since the run: its code, its data or its weights"
+    yield from _wrong_facts(run)
+
+
+def _wrong_facts(run: Run) -> Iterator[str]:
+    """Yield a line per component that decides otherwise than the study file says of it.
+
+    Its first line may be worded anew; whether it is an oracle decides over credit.
+    """
+    for (role, name), said in run.study.facts.said.items():
+        now = registered(role, name)
+        if now.summary and replace(said, summary="") != replace(now, summary=""):
+            yield f"{role} {name}: study.json says {said}, its code here says {now}"
 
 
 def _components(run: Run) -> dict[str, ComponentSpec]:

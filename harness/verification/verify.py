@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.report.build import tables_of
 from harness.report.checksums import CHECKSUMS, wrong_files
 from harness.report.collect import Run, read_run
+from harness.report.figures import draw_all
 from harness.report.how_sure import how_sure
+from harness.report.nested import NESTED
 from harness.report.page import render_page
 from harness.report.published_panel import published_section
 from harness.report.samples import galleries
-from harness.report.summary import summarise
-from harness.verification.inputs import wrong_inputs
+from harness.report.summary import any_nested, summarise
+from harness.verification.figures import check_drawings_of_page, check_figures
+from harness.verification.found import Found
 from harness.verification.page import missing_sections, names_as_missing, wrong_words
 from harness.verification.records import wrong_records
 from harness.verification.tables import wrong_cells
-from harness.workshop import Workshop
+
+if TYPE_CHECKING:
+    from harness.workshop import Workshop
 
 PAGE = "index.html"
 
@@ -50,46 +56,83 @@ def verify(path: Path, workshop: Workshop | None = None) -> Verification:
     """
     run = read_run(path)
     report = path / "report"
-    checked = [f"{len(run.trials)} records against study.json, their ids and themselves"]
-    wrong = [*wrong_records(run), *_without_record(run, report / PAGE)]
-    unchecked = [] if run.study.planned else ["study.json names no trials; none can be missed"]
-    unchecked.append("figures")
+    found = Found([f"{len(run.trials)} records against study.json, their ids and themselves"])
+    found.wrong += [*wrong_records(run), *_without_record(run, report / PAGE)]
+    if not run.study.planned:
+        found.unchecked.append("study.json names no trials; none can be missed")
+    _check_inputs(found, run, workshop)
+    if report.is_dir():
+        _check_hashes(found, report)
+        _check_report(found, run, report)
+    else:
+        found.unchecked.append("there is no report, so no table to check")
+    return Verification(tuple(found.checked), tuple(found.wrong), tuple(found.unchecked))
+
+
+def _check_inputs(found: Found, run: Run, workshop: Workshop | None) -> None:
     if workshop is None:
-        unchecked.append("whether data, weights and code are still those of study.json (--inputs)")
+        said = "whether data, weights and code are still those of study.json (--inputs)"
+        found.unchecked.append(said)
     elif run.study.inputs:
-        wrong += wrong_inputs(run, workshop)
-        checked.append(f"{len(run.study.inputs)} digests of data, weights and code")
+        from harness.verification.inputs import wrong_inputs  # with torch: not before it is needed
+
+        found.wrong += wrong_inputs(run, workshop)
+        found.checked.append(f"{len(run.study.inputs)} digests of data, weights and code")
     else:
-        unchecked.append("data, weights and code: study.json names no digest")
-    if not report.is_dir():
-        unchecked.append("there is no report, so no table to check")
-        return Verification(tuple(checked), tuple(wrong), tuple(unchecked))
+        found.unchecked.append("data, weights and code: study.json names no digest")
+
+
+def _check_hashes(found: Found, report: Path) -> None:
     if (report / CHECKSUMS).is_file():
-        wrong += wrong_files(report)
-        checked.append(f"SHA-256 of each file that report/{CHECKSUMS} names")
+        found.wrong += wrong_files(report)
+        found.checked.append(f"SHA-256 of each file that report/{CHECKSUMS} names")
     else:
-        unchecked.append(f"hashes: there is no report/{CHECKSUMS}; an earlier version reported")
+        found.unchecked.append(
+            f"hashes: there is no report/{CHECKSUMS}; an earlier version reported"
+        )
+
+
+def _check_report(found: Found, run: Run, report: Path) -> None:
+    """Derive tables, figures and page again."""
+    run, earlier = _as_reported(run, report / "table.csv")
+    if earlier:
+        found.unchecked.append(
+            "the intervals of a nested bootstrap: an earlier version reported, which took the "
+            "seeds of one target for independent; its own were checked"
+        )
     summary = summarise(run.trials)
     sure, beside = how_sure(run, summary), published_section(run, summary)
-    derived = tables_of(run, summary, sure, beside)
-    for name, text in derived.items():
-        file = report / name
-        if not file.is_file():
-            unchecked.append(f"report/{name}: not there")
-            continue
-        wrong += wrong_cells(f"report/{name}", _read(file), text)
-        checked.append(f"report/{name} against the records")
-    if (report / PAGE).is_file():
-        _, unreadable = galleries(summary, path / "samples")
-        page = render_page(run, summary, sure, beside, [], [*run.problems, *unreadable])
-        written = _read(report / PAGE)
-        wrong += (f"report/{PAGE}, {what}" for what in wrong_words(written, page))
-        checked.append(f"report/{PAGE} against the records")
-        lacking = missing_sections(written, page)
-        unchecked += (f"report/{PAGE}, section {name}: not there" for name in lacking)
-    else:
-        unchecked.append(f"report/{PAGE}: not there")
-    return Verification(tuple(checked), tuple(wrong), tuple(unchecked))
+    for name, text in tables_of(run, summary, sure, beside).items():
+        if (report / name).is_file():
+            found.wrong += wrong_cells(f"report/{name}", _read(report / name), text)
+            found.checked.append(f"report/{name} against the records")
+        else:
+            found.unchecked.append(f"report/{name}: not there")
+    shown, unreadable = galleries(summary, run.path / "samples")
+    drawings = draw_all(summary, shown)
+    check_figures(found, report, drawings, sampled=bool(shown))
+    if not (report / PAGE).is_file():
+        found.unchecked.append(f"report/{PAGE}: not there")
+        return
+    written = _read(report / PAGE)
+    page = render_page(run, summary, sure, beside, [], [*run.problems, *unreadable])
+    found.wrong += (f"report/{PAGE}, {what}" for what in wrong_words(written, page))
+    found.checked.append(f"report/{PAGE} against the records")
+    lacking = missing_sections(written, page)
+    found.unchecked += (f"report/{PAGE}, section {name}: not there" for name in lacking)
+    check_drawings_of_page(found, written, report, drawings)
+
+
+def _as_reported(run: Run, table: Path) -> tuple[Run, bool]:
+    """Return the run as its report took it: an earlier version did not nest seeds in targets.
+
+    The table says how each interval was made.
+    """
+    written = _read(table) if table.is_file() else ""
+    if not written or f",{NESTED} " in written or not any_nested(summarise(run.trials)):
+        return run, False
+    flat = tuple(replace(trial, nested=False) for trial in run.trials)
+    return replace(run, trials=flat), True
 
 
 def _without_record(run: Run, page: Path) -> Iterator[str]:
