@@ -37,6 +37,7 @@ class Study:
         sessions: The calls that worked on it, see :func:`harness.run_sessions.session`.
         protocol: Version of the protocol.
         inputs: Digests of what the study's words stand for: images, weights, components' code.
+        trajectories: Names of those that it follows, instead of any trials.
     """
 
     name: str = ""
@@ -49,6 +50,7 @@ class Study:
     sessions: tuple[dict[str, Any], ...] = ()
     protocol: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
+    trajectories: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Study:
@@ -68,6 +70,10 @@ class Study:
             sessions=tuple(s for s in part("sessions", list) if isinstance(s, dict)),
             protocol=part("protocol", str),
             inputs=part("inputs", dict),
+            trajectories=tuple(
+                str(t["name"]) for t in part("trajectories", list)
+                if isinstance(t, dict) and "name" in t
+            ),
         )  # fmt: skip
 
 
@@ -112,13 +118,17 @@ def read_run(path: Path) -> Run:
             "Allowed: a folder with records/*.json, as a study leaves behind."
         )
     problems: list[Problem] = []
-    study = _read_study(path / "study.json", problems)
+    study = read_study_file(path / "study.json", problems)
     trials = []
     for file in sorted((path / "records").glob("*.json")):
         try:
             trials.append(Trial.of(_read_record(file)))
         except (DataError, OSError, UnicodeDecodeError) as error:
             problems.append(Problem(f"records/{file.name}", str(error)))
+    if not trials and study.trajectories:
+        raise UsageError(
+            f"{str(path)!r} holds trajectories, no trials. Allowed for it: report, status, ui."
+        )
     if not trials:
         unread = f" First of the unreadable ones: {problems[0].error}" if problems else ""
         raise UsageError(
@@ -155,7 +165,8 @@ def _by_label(trial: Trial) -> tuple[Any, ...]:
     return (*map(natural_key, labels), target, *seeds, trial.record.spec_id)
 
 
-def _read_study(path: Path, problems: list[Problem]) -> Study:
+def read_study_file(path: Path, problems: list[Problem]) -> Study:
+    """Return what ``study.json`` says; what is wrong with it is added to ``problems``."""
     try:
         raw = json.loads(path.read_text())
     except FileNotFoundError:

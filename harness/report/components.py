@@ -43,10 +43,10 @@ def _parameters(trial: Trial, role: str) -> tuple[str, str]:
     if not isinstance(spec, Mapping):
         return str(spec or "none"), ""
     own = {k: v for k, v in spec.items() if k not in ("name", *_PER_TRIAL)}
-    return str(spec.get("name", "none")), ", ".join(f"{k}: {_flow(v)}" for k, v in own.items())
+    return str(spec.get("name", "none")), ", ".join(f"{k}: {flow(v)}" for k, v in own.items())
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value as YAML in one line."""
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**9,
                           default_flow_style=True)  # fmt: skip
@@ -56,11 +56,11 @@ def _flow(value: Any) -> str:
 def _row(run: Run, role: str, label: str, of: str) -> tuple[Entry, ...]:
     name, _, parameters = of.partition("\n")
     identity = str(run.study.inputs.get(f"{role} {label}", ""))[:16]
-    what = " ".join(part for part in (_summary(role, name), _rows(run, role, label)) if part)
+    what = " ".join(part for part in (summary_of(role, name), _rows(run, role, label)) if part)
     return tuple(Entry(text, text) for text in (role, label, what, parameters, identity))
 
 
-def _summary(role: str, name: str) -> str:
+def summary_of(role: str, name: str) -> str:
     """Return the first line of what the component says of itself, or "" if it is not known here."""
     from harness.core.protocols import REGISTRIES  # with torch: not before it is needed
 
