@@ -26,18 +26,23 @@ class Traced:
 
     Attributes:
         found: What was measured.
-        unit: What its steps are.
+        note: What was done, and what follows from the numbers.
         files: Table, arrays, settings and figures.
     """
 
     found: Trajectory
-    unit: str
+    note: dict[str, Json]
     files: tuple[Path, ...]
+
+    @property
+    def unit(self) -> str:
+        """What its steps are."""
+        return str(self.note["unit"])
 
     @property
     def lines(self) -> list[str]:
         """The table and what follows from it, for people."""
-        said = [*text_lines(self.found), *conclusions(self.found, self.unit)]
+        said = [*text_lines(self.found), *conclusions(self.note)]
         return [*said, *(f"written: {file}" for file in self.files)]
 
 
@@ -69,12 +74,11 @@ def write_trajectory(
         "outmoved": found.outmoved,
         "nearest": found.nearest,
         "ordered": ordered_steps(found),
-        "conclusions": conclusions(found, unit),
         "figures": facts(found, unit, usual),
         "files": {file.name: file_digest(file) for file in written},
     }
     write_text(out / NOTE, json.dumps(said, indent=1) + "\n")
-    return Traced(found, unit, (written[0], out / NOTE, *written[1:]))
+    return Traced(found, said, (written[0], out / NOTE, *written[1:]))
 
 
 def read_note(folder: Path) -> dict[str, Json] | None:

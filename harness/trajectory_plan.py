@@ -209,9 +209,9 @@ def _needs(spec: TrajectorySpec, workshop: Workshop) -> Iterator[Need]:
         yield Need("networks", str(raw["name"]), payload, workshop.identity(kind, raw))
     if spec.attack is not None:
         data = workshop.dataset(spec.dataset)
-        payload = {
+        own: dict[str, Json] = {
             "unit": "poison", "dataset": spec.dataset.to_json(), "attack": spec.attack.to_json(),
             "seed": spec.seed,
         }  # fmt: skip
         key = workshop.poison_key(data, spec.attack, spec.seed)
-        yield Need("poisons", spec.attack.name, payload, key)
+        yield Need("poisons", spec.attack.name, own, key)

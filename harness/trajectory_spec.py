@@ -149,7 +149,7 @@ def _read(given: Mapping[str, Json], where: str, base: Path) -> TrajectorySpec:
         raise UsageError(
             f"{where}: eps_255 bounds a trigger or the random pattern; {sources[0]} has its own."
         )
-    values = {
+    values: dict[str, Any] = {
         key: check_value(Parameter(key, kind, None, ""), given[key], f"{where}.{key}", base)
         for key, kind in _TYPES.items()
         if given.get(key) is not None
@@ -157,7 +157,7 @@ def _read(given: Mapping[str, Json], where: str, base: Path) -> TrajectorySpec:
     if "steps" in values:
         values["steps"] = tuple(values["steps"])
     energy = given.get("energy")
-    parts = {
+    parts: dict[str, Any] = {
         "generator": _generator(given["generator"], f"{where}.generator", base),
         "energy": None if energy is None else _generator(energy, f"{where}.energy", base),
         "dataset": complete_dataset(given["dataset"], f"{where}.dataset", base),

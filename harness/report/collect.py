@@ -127,7 +127,8 @@ def read_run(path: Path) -> Run:
             problems.append(Problem(f"records/{file.name}", str(error)))
     if not trials and study.trajectories:
         raise UsageError(
-            f"{str(path)!r} holds trajectories, no trials. Allowed for it: report, status, ui."
+            f"{str(path)!r} holds trajectories, no trials. "
+            "Allowed for it: report, verify, status, ui."
         )
     if not trials:
         unread = f" First of the unreadable ones: {problems[0].error}" if problems else ""

@@ -173,7 +173,8 @@ def _overview(one: Followed) -> tuple[Entry, ...]:
     note, rows = one.note, one.rows
     lowest = note["figures"]["distances"]["minimum"]
     before = float(rows[0]["clean_to_poison"])
-    ordered = ", ".join(map(str, note["ordered"])) or "none" if "energy_clean" in rows[0] else "-"
+    steps = note["ordered"]
+    ordered = "-" if steps is None else ", ".join(map(str, steps)) or "none"
     kind = note["generator"]["kind"]
     return (
         Entry(one.name, one.name), Entry(kind, kind), Entry(note["poisons"], note["poisons"]),

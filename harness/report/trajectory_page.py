@@ -29,6 +29,7 @@ from harness.report.trajectories import (
     overview_table,
     read_trajectory_run,
 )
+from harness.report.trajectory_table import conclusions
 
 _PARTS = (
     Head("Part", numeric=False), Head("Of", "Which trajectories.", numeric=False),
@@ -86,7 +87,7 @@ def build_trajectory_report(path: Path) -> TrajectoryReport:
     for stale in {*(folder / "figures").glob("*"), *folder.glob("*.csv"), *folder.glob("*.md")}:
         if stale not in files:  # of a trajectory that the study no longer has
             stale.unlink()
-    lines = tuple(f"{one.name}: {said}" for one in run.followed for said in one.note["conclusions"])
+    lines = tuple(f"{one.name}: {said}" for one in run.followed for said in conclusions(one.note))
     return TrajectoryReport(folder / "index.html", (*files, folder / CHECKSUMS), lines)
 
 
@@ -142,7 +143,7 @@ def _section(one: Followed, prefix: str) -> dict[str, Any]:
     return {
         "name": one.name,
         "setting": _setting(one.note),
-        "conclusions": one.note["conclusions"],
+        "conclusions": conclusions(one.note),
         "figures": [(d, figure_element(d, f"{prefix}-{d.name}")) for d in one.drawings],
         "heads": heads(table),
         "lines": plain_lines(table),

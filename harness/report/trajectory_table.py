@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,29 +47,41 @@ def text_lines(found: Trajectory) -> list[str]:
     return ["  ".join(rows[0]), *("  ".join(row) for row in shown)]
 
 
-def conclusions(found: Trajectory, unit: str) -> list[str]:
+def conclusions(note: Mapping[str, Any]) -> list[str]:
     """Return what the curves say, a line each: the crossings, the minimum, the energies' order.
 
     Args:
-        found: What was measured.
-        unit: What is counted.
+        note: What is written of a trajectory, as numbers.
     """
-    freed = "never" if found.freed is None else f"from step {found.freed:.0f} on"
-    ahead = "never" if found.outmoved is None else f"from step {found.outmoved:.0f} on"
-    lowest = found.clean_to_poison.mean(1, dtype=np.float64).min()
+    lowest, ordered = note["figures"]["distances"]["minimum"]["l2"], note["ordered"]
+    nearest = (
+        f"they are nearest to the clean images at step {note['nearest']} (L2 {lowest:.2f})"
+        if note["nearest"]
+        else "no number of steps that was looked at brings them nearer to the clean images"
+    )
     lines = [
-        f"poisoned images move further than clean ones: {ahead} ({unit})",
-        f"purified poisons are nearer to the clean images than to the poisons: {freed}",
-        f"they are nearest to the clean images at step {found.nearest} (L2 {lowest:.2f})",
+        f"poisoned images move further than clean ones: {_from(note['outmoved'])}",
+        "purified poisons are nearer to the clean images than to the poisons: "
+        f"{_from(note['freed'])}",
+        nearest,
     ]
-    if found.energy_clean is not None:
-        kept = ", ".join(map(str, ordered_steps(found))) or "no step"
+    if ordered is not None:
+        kept = ", ".join(map(str, ordered)) or "no step"
         lines.append(f"energies clean < purified poisoned < poisoned at: {kept}")
     return lines
 
 
-def ordered_steps(found: Trajectory) -> list[int]:
-    """Return the counts after which energies order clean < purified poisoned < poisoned."""
+def _from(step: float | None) -> str:
+    return "never" if step is None else f"from step {step:.0f} on"
+
+
+def ordered_steps(found: Trajectory) -> list[int] | None:
+    """Return the counts after which energies order clean < purified poisoned < poisoned.
+
+    None without energies.
+    """
+    if found.energy_clean is None:
+        return None
     return [step for i, step in enumerate(found.steps) if i and found.ordered(i)]
 
 
