@@ -330,6 +330,7 @@ def plan(
     from harness.plan import make_plan
     from harness.study import read_study
     from harness.trajectory_overview import trajectory_overview
+    from harness.trajectory_run import no_limit
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
@@ -337,6 +338,7 @@ def plan(
     folder = (out or Path("runs") / checked.name).expanduser().resolve()
     console = open_console()
     if checked.trajectories:
+        no_limit(checked, limit)
         console.print(f"{len(checked.trajectories)} trajectories, into {folder}", markup=False)
         console.print(trajectory_overview(checked, workshop, folder))
         return

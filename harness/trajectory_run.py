@@ -36,11 +36,7 @@ def run_trajectories(
 
     One that is written already is made again only if something it depends on has changed.
     """
-    if limit is not None:
-        raise UsageError(
-            f"--limit counts trials, and study {study.name!r} has none; "
-            "--set trajectories.0.count=N takes fewer images."
-        )
+    no_limit(study, limit)
     progress = progress or Progress.silent()
     planned = plan_trajectories(study, workshop)
     check_folder(run, study.name)
@@ -114,6 +110,15 @@ def _described(study: StudySpec, planned: Sequence[Planned], command: str) -> di
         "protocol": PROTOCOL,
         "trajectories": [{"name": one.spec.name, "key": one.identity} for one in planned],
     }
+
+
+def no_limit(study: StudySpec, limit: int | None) -> None:
+    """Refuse to follow only some trajectories, as ``--limit`` runs only some trials."""
+    if limit is not None:
+        raise UsageError(
+            f"--limit counts trials, and study {study.name!r} has none; "
+            "--set trajectories.0.count=N takes fewer images."
+        )
 
 
 def check_folder(run: Path, name: str) -> None:

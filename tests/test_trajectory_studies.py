@@ -155,8 +155,9 @@ def test_one_that_fails_takes_no_other_with_it(done: Path, monkeypatch) -> None:
     summary = run(done, {}, {"steps": [5]})
     assert (summary.done, summary.failed) == (1, 1)
     assert summary.errors == ("attacked: ValueError: no such image",)
-    report = build_trajectory_report(done / "run")  # of what there is
-    assert "pattern" in report.page.read_text()
+    page = build_trajectory_report(done / "run").page.read_text()  # of what there is
+    assert "1 trajectory followed, 1 missing." in page and "Not written: attacked." in page
+    assert "badnets" not in page.partition('id="reproduce"')[0]  # an earlier one is no result
     monkeypatch.undo()
     run(done)
 
@@ -295,6 +296,7 @@ def test_the_commands(cli, tmp_path, done) -> None:
         ("search", path),
         ("craft", path),
         ("run", path, "--limit", 1, "--no-tracking"),
+        ("plan", path, "--limit", 1),
         ("explain", path, "--attack", "badnets", "--defense", "jpeg", "--out", "e"),
         ("compare", folder, folder),
     ):

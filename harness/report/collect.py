@@ -37,7 +37,7 @@ class Study:
         sessions: The calls that worked on it, see :func:`harness.run_sessions.session`.
         protocol: Version of the protocol.
         inputs: Digests of what the study's words stand for: images, weights, components' code.
-        trajectories: Names of those that it follows, instead of any trials.
+        trajectories: Those that it follows, instead of any trials: the key of each by its name.
     """
 
     name: str = ""
@@ -50,7 +50,7 @@ class Study:
     sessions: tuple[dict[str, Any], ...] = ()
     protocol: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
-    trajectories: tuple[str, ...] = ()
+    trajectories: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Study:
@@ -70,10 +70,10 @@ class Study:
             sessions=tuple(s for s in part("sessions", list) if isinstance(s, dict)),
             protocol=part("protocol", str),
             inputs=part("inputs", dict),
-            trajectories=tuple(
-                str(t["name"]) for t in part("trajectories", list)
+            trajectories={
+                str(t["name"]): str(t.get("key", "")) for t in part("trajectories", list)
                 if isinstance(t, dict) and "name" in t
-            ),
+            },
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class Written:
     """What a run has of one trajectory.
 
     Attributes:
@@ -73,7 +73,7 @@ class TrajectoryRun:
 
     path: Path
     study: Study
-    followed: tuple[Followed, ...]
+    followed: tuple[Written, ...]
     missing: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -92,22 +92,27 @@ def read_trajectory_run(path: Path) -> TrajectoryRun:
     problems: list[Problem] = []
     study = read_study_file(path / "study.json", problems)
     found, missing = [], []
-    for name in study.trajectories:
+    for name, key in study.trajectories.items():
         folder = path / "trajectories" / name
         if not (folder / "trajectory.json").is_file():
             missing.append(name)
             continue
         try:
-            found.append(_read(name, folder))
+            one = _read(name, folder)
         except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(Problem(f"trajectories/{name}", str(error)))
+            continue
+        if one.note["key"] == key:
+            found.append(one)
+        else:  # of an earlier call with other settings, which are not the study's any more
+            missing.append(name)
     if not found:
         unread = f" {problems[0].file}: {problems[0].error}" if problems else ""
         raise UsageError(f"{str(path)!r} holds no trajectory that can be read.{unread}")
     return TrajectoryRun(path, study, tuple(found), tuple(missing), tuple(problems))
 
 
-def _read(name: str, folder: Path) -> Followed:
+def _read(name: str, folder: Path) -> Written:
     note = json.loads((folder / "trajectory.json").read_text())
     for file, sha in note["files"].items():
         if file_digest(folder / file) != sha:
@@ -119,7 +124,7 @@ def _read(name: str, folder: Path) -> Followed:
             f"{note['unit']}."
         )
     drawings = tuple(_drawing(key, folder, text) for key, text in captions.items())
-    return Followed(name, note, (folder / "trajectory.csv").read_text(), drawings)
+    return Written(name, note, (folder / "trajectory.csv").read_text(), drawings)
 
 
 def _drawing(name: str, folder: Path, caption: str) -> Drawing:
@@ -134,7 +139,7 @@ def _drawing(name: str, folder: Path, caption: str) -> Drawing:
     return Drawing(name, _TITLES[name], caption, svg, png, raster=False, width_px=width)
 
 
-def numbers_table(one: Followed, *, told: bool = True) -> Table:
+def numbers_table(one: Written, *, told: bool = True) -> Table:
     """Return a trajectory's means with their standard errors, a row per count of steps."""
     rows = one.rows
     curves = [curve for curve in _CURVES if curve[0] in rows[0]]
@@ -169,7 +174,7 @@ def overview_table(run: TrajectoryRun) -> Table:
     return Table(heads, tuple(_overview(one) for one in run.followed))
 
 
-def _overview(one: Followed) -> tuple[Entry, ...]:
+def _overview(one: Written) -> tuple[Entry, ...]:
     note, rows = one.note, one.rows
     lowest = note["figures"]["distances"]["minimum"]
     before = float(rows[0]["clean_to_poison"])

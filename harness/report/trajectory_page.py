@@ -23,8 +23,8 @@ from harness.report.page import (
 )
 from harness.report.table import Entry, Head, Table, markdown
 from harness.report.trajectories import (
-    Followed,
     TrajectoryRun,
+    Written,
     numbers_table,
     overview_table,
     read_trajectory_run,
@@ -137,7 +137,7 @@ def render_trajectories(run: TrajectoryRun) -> str:
     )
 
 
-def _section(one: Followed, prefix: str) -> dict[str, Any]:
+def _section(one: Written, prefix: str) -> dict[str, Any]:
     """Return what the page has of one trajectory; ``prefix`` keeps the figures' ids apart."""
     table = numbers_table(one)
     return {

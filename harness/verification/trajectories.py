@@ -10,8 +10,8 @@ from harness.core.files import read_arrays
 from harness.report.checksums import CHECKSUMS, wrong_files
 from harness.report.table import markdown
 from harness.report.trajectories import (
-    Followed,
     TrajectoryRun,
+    Written,
     numbers_table,
     overview_table,
     read_trajectory_run,
@@ -53,7 +53,7 @@ def wrong_trajectories(path: Path) -> tuple[list[str], list[str], list[str]]:
     return checked, wrong, unchecked
 
 
-def _wrong_numbers(one: Followed, path: Path) -> Iterator[str]:
+def _wrong_numbers(one: Written, path: Path) -> Iterator[str]:
     folder, note = path / "trajectories" / one.name, one.note
     found = from_arrays(read_arrays(folder / "trajectory.npz"))
     where = f"trajectories/{one.name}"
