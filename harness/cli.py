@@ -201,7 +201,9 @@ def execute(
         numbers = {noun: summary.planned, f"{noun}_done": summary.done}
         if tracker is not None:
             tracker.register((p, describe_generator(p)) for p in generators_of(study, workshop))
-        report = _report(folder, console)
+        # Of trajectories that failed there is no record, and none of other settings is shown.
+        unmade = study.trajectories and not summary.done
+        report = None if unmade else _report(folder, console)
         status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:
         status = "KILLED"
