@@ -190,4 +190,6 @@ def _overview(one: Written) -> tuple[Entry, ...]:
 
 
 def _step(value: float | None) -> Entry:
-    return Entry("never") if value is None else Entry(f"{value:.0f}", value)
+    if value is None:
+        return Entry("never")
+    return Entry(f"{value:.0f}" if value else "the first", value)

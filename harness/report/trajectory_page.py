@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from harness.core.files import write_aside
 from harness.report.again import again
 from harness.report.checksums import CHECKSUMS, file_lines
+from harness.report.collect import Study
 from harness.report.components import flow, summary_of
 from harness.report.effort import calls_table
 from harness.report.page import (
@@ -105,7 +106,7 @@ def _csv(table: Table) -> str:
 
 def render_trajectories(run: TrajectoryRun) -> str:
     """Return the page."""
-    study, notes = run.study, [one.note for one in run.followed]
+    study, notes = _anywhere(run.study), [one.note for one in run.followed]
     overview, parts, calls = (
         overview_table(run),
         _parts(run),
@@ -137,6 +138,13 @@ def render_trajectories(run: TrajectoryRun) -> str:
     )
 
 
+def _anywhere(study: Study) -> Study:
+    """Return a study without the folders of the machine that it ran on."""
+    overrides = (line.split(" → ") for line in study.overrides)
+    shorter = tuple(" → ".join(map(_shorter, parts)) for parts in overrides)
+    return replace(study, study=_shorter(study.study), overrides=shorter)
+
+
 def _section(one: Written, prefix: str) -> dict[str, Any]:
     """Return what the page has of one trajectory; ``prefix`` keeps the figures' ids apart."""
     table = numbers_table(one)
@@ -151,7 +159,10 @@ def _section(one: Written, prefix: str) -> dict[str, Any]:
 
 
 def _setting(note: Mapping[str, Any]) -> str:
-    parts = [f"{note['images']} images of {note['dataset']}", str(note["poisons"])]
+    data, attack = note["spec"]["dataset"], note["spec"]["attack"] or {}
+    named = f"{data['name']} {PurePath(data.get('path') or '').name}".strip()
+    bound = f", eps {attack['eps_255']}/255" if attack.get("eps_255") else ""
+    parts = [f"{note['images']} images of {named}", f"{note['poisons']}{bound}"]
     parts.append(f"{note['generator']['kind']}, {note['unit']}")
     if note["temperature"] is not None:
         parts.append(f"temperature {note['temperature']:g}")

@@ -72,7 +72,9 @@ def conclusions(note: Mapping[str, Any]) -> list[str]:
 
 
 def _from(step: float | None) -> str:
-    return "never" if step is None else f"from step {step:.0f} on"
+    if not step:  # from the start on there is nothing to tell apart yet
+        return "never" if step is None else "from the first step on"
+    return f"from step {step:.0f} on"
 
 
 def ordered_steps(found: Trajectory) -> list[int] | None:
