@@ -8,9 +8,9 @@ of steps to choose (PureGen, arXiv 2405.18627, figures 1 and 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -164,6 +164,25 @@ class Trajectory:
     def nearest(self) -> int:
         """Step count at which purified poisons are nearest to their clean images."""
         return self.steps[int(self.clean_to_poison.mean(1).argmin())]
+
+
+def to_arrays(found: Trajectory) -> dict[str, NDArray[Any]]:
+    """Return all that was measured, by the names of :class:`Trajectory`."""
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Trajectory:
+    """Read back what :func:`to_arrays` returned.
+
+    Raises:
+        DataError: If these are other arrays.
+    """
+    try:
+        rest = {name: values for name, values in arrays.items() if name != "steps"}
+        return Trajectory(tuple(int(step) for step in arrays["steps"]), **rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"these are not the arrays of a trajectory: {error}.") from error
 
 
 def crossing(steps: Sequence[int], upper: Curve, lower: Curve) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -68,11 +69,14 @@ def _study(name: str) -> dict[str, Json]:
         study = read_study(sweeps.path_of(name))
         trials = _count(study)
     except UsageError as error:  # as above
-        return {"name": name, "summary": f"({error})", "reproduces": "", "trials": 0, "cost": ""}
-    item = study.reproduces.item if study.reproduces else ""
+        trials = 0
+        title, item, cost, followed = f"({error})", "", "", 0
+    else:
+        title, cost, followed = study.title, study.cost, len(study.trajectories)
+        item = study.reproduces.item if study.reproduces else ""
     return {
-        "name": name, "summary": study.title, "reproduces": item, "trials": trials,
-        "cost": study.cost,
+        "name": name, "summary": title, "reproduces": item, "trials": trials,
+        "trajectories": followed, "cost": cost,
     }  # fmt: skip
 
 
@@ -102,7 +106,8 @@ def _studies_table() -> Group:
     table.add_column("trials", justify="right", no_wrap=True)
     table.add_column("cost", ratio=3)
     for item in list_kind("studies"):
-        cells = (item["name"], item["summary"], item["reproduces"], str(item["trials"]))
+        trials = "-" if item["trajectories"] else str(item["trials"])  # it trains no victim
+        cells = (item["name"], item["summary"], item["reproduces"], trials)
         table.add_row(*map(Text, (*cells, item["cost"])))
     lines = [f"{i.name} ({i.shows}): {i.instead}." for i in without_study()]
     return Group(table, Text(), Text(f"Of {PAPER} no study repeats:"), *map(Text, lines))
@@ -123,23 +128,42 @@ def _describe_study(name: str) -> dict[str, Json]:
         "before": list(study.before),
         "variables": study.raw.get("vars", {}),
         **parts,
+        "followed": [one.name for one in study.trajectories],
         "file": str(sweeps.path_of(name)),
     }
 
 
 def _study_text(name: str) -> str:
     found = _describe_study(name)
-    lines = [f"{name} (study, {found['trials']} trials)", "", found["summary"], ""]
+    size = f"{found['trials']} trials"
+    if found["followed"]:
+        size = f"{len(found['followed'])} trajectories"
+    lines = [f"{name} (study, {size})", "", found["summary"], ""]
     if found["reproduces"]:
         lines.append(f"Reproduces: {found['reproduces']} of {found['paper']}")
     lines += [f"Costs: {found['cost']}"] if found["cost"] else []
     lines += [f"Before: {command}" for command in found["before"]]
-    for role in ("datasets", "scenarios", "attacks", "defenses", "classifiers"):
+    roles = ["datasets", "scenarios", "attacks", "defenses", "classifiers"]
+    if found["followed"]:
+        lines += ["Trajectories:", *(f"  {line}" for line in _followed(name))]
+        roles = ["datasets", "attacks"]
+    for role in roles:
         lines += [f"{role.capitalize()}:", *(f"  {label}" for label in found[role])]
     if found["variables"]:
         lines.append("Variables, for --set vars.NAME=VALUE:")
         lines += [f"  {key}: {_as_yaml(value)}" for key, value in found["variables"].items()]
     return "\n".join([*lines, "", f"In {found['file']}"])
+
+
+def _followed(name: str) -> Iterator[str]:
+    for one in read_study(sweeps.path_of(name)).trajectories:
+        poison = one.attack.name if one.attack else one.trigger or one.poisons
+        steps = ", ".join(map(str, one.steps)) if one.steps else "the usual ones"
+        network = one.generator.get("name") or one.generator.get("path") or one.generator["hub"]
+        yield (
+            f"{one.name}: {network}, {poison or f'random pattern of eps {one.eps_255}'}, "
+            f"{one.count} images, steps {steps}"
+        )
 
 
 def describe_component(kind: str, name: str) -> dict[str, Json]:

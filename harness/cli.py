@@ -152,6 +152,7 @@ def execute(
     from harness.generator_tools import describe_generator, generators_of, generators_used
     from harness.progress import Progress
     from harness.run import run_study
+    from harness.trajectory_run import run_trajectories
 
     console = open_console()
     tracker = None
@@ -186,7 +187,8 @@ def execute(
 
     status, numbers = "FAILED", {}
     try:
-        summary = run_study(
+        run_all = run_trajectories if study.trajectories else run_study
+        summary = run_all(
             study,
             workshop,
             folder,
@@ -195,14 +197,17 @@ def execute(
             limit=limit,
             progress=Progress(console),
         )
-        numbers = {"trials": summary.planned, "trials_done": summary.done}
+        noun = "trajectories" if study.trajectories else "trials"
+        numbers = {noun: summary.planned, f"{noun}_done": summary.done}
         if tracker is not None:
             used = generators_used(folder, workshop)
             tracker.register(
                 (path, describe_generator(path), used.get(path, ()))
                 for path in generators_of(study, workshop)
             )
-        report = _report(folder, console)
+        # Of trajectories that failed there is no record, and none of other settings is shown.
+        unmade = study.trajectories and not summary.done
+        report = None if unmade else _report(folder, console)
         status = "FINISHED" if summary.complete else "FAILED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -222,7 +227,7 @@ def execute(
     if len(summary.errors) > 5:
         console.print(f"and {len(summary.errors) - 5} more; records/*.json have each in full")
     if not summary.complete:
-        console.print(f"{summary.done} of {summary.planned} trials have a result.")
+        console.print(f"{summary.done} of {summary.planned} {noun} have a result.")
     return 0 if summary.complete else 1
 
 
@@ -242,10 +247,21 @@ def _report(folder: Path, console: Console) -> Any:
     from harness.report.build import build_report
     from harness.report.render import console_table
 
+    if any((folder / "trajectories").glob("*/trajectory.json")):
+        return _trajectory_report(folder, console)
     if not any((folder / "records").glob("*.json")):
         return None
     report = build_report(folder)
     console.print(console_table(report.summary))
+    return report
+
+
+def _trajectory_report(folder: Path, console: Console) -> Any:
+    from harness.report.trajectory_page import build_trajectory_report
+
+    report = build_trajectory_report(folder)
+    for line in report.lines:
+        console.print(line, markup=False)
     return report
 
 
@@ -288,10 +304,15 @@ def validate(study: Path, overrides: tuple[str, ...], store: str | None, device:
     """Check a study, its data and its weights; start nothing."""
     from harness.plan import make_plan
     from harness.study import read_study
+    from harness.trajectory_plan import plan_trajectories
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
-    plan = make_plan(checked, open_workshop(store, device))
+    workshop = open_workshop(store, device)
+    if checked.trajectories:
+        click.echo(f"{study}: valid, {len(plan_trajectories(checked, workshop))} trajectories.")
+        return
+    plan = make_plan(checked, workshop)
     click.echo(f"{study}: valid, {len(plan.trials)} trials.")
 
 
@@ -314,13 +335,20 @@ def plan(
     from harness.estimate import estimate, overview
     from harness.plan import make_plan
     from harness.study import read_study
+    from harness.trajectory_overview import trajectory_overview
+    from harness.trajectory_run import no_limit
 
     checked = read_study(study, overrides)
     _show_overrides(checked.overrides)
     workshop = open_workshop(store, device)
-    made = make_plan(checked, workshop, limit)
     folder = (out or Path("runs") / checked.name).expanduser().resolve()
     console = open_console()
+    if checked.trajectories:
+        no_limit(checked, limit)
+        console.print(f"{len(checked.trajectories)} trajectories, into {folder}", markup=False)
+        console.print(trajectory_overview(checked, workshop, folder))
+        return
+    made = make_plan(checked, workshop, limit)
     console.print(f"{len(made.trials)} trials, into {folder}", markup=False)
     console.print(overview(made, checked))
     console.print()
@@ -403,10 +431,15 @@ def describe(kind: str, name: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
-    """Make tables, figures and one page from the records of a run."""
+    """Make tables, figures and one page from the records or trajectories of a run."""
     from harness.report.build import build_report
     from harness.report.render import console_table
+    from harness.report.trajectories import is_of_trajectories
 
+    if is_of_trajectories(run):
+        console = open_console()
+        console.print(f"page: {_trajectory_report(run, console).page}", markup=False)
+        return
     made = build_report(run)
     console = open_console()
     console.print(console_table(made.summary))

@@ -73,7 +73,7 @@ def submit(
     from harness.cluster import submission as jobs
     from harness.plan import make_plan
     from harness.remote_store import address_of
-    from harness.study import read_study
+    from harness.study import only_trials, read_study
 
     if no_tracking and tracking_uri:
         raise UsageError("--tracking-uri and --no-tracking contradict each other.")
@@ -83,6 +83,7 @@ def submit(
             "MLFLOW_TRACKING_URI where the cluster is started instead."
         )
     checked = read_study(study, overrides)
+    only_trials(checked)
     for line in checked.overrides:
         click.echo(f"set {line}")
     folder = working_dir.resolve()

@@ -18,7 +18,7 @@ from harness.labels import attack_label
 from harness.making import make_units
 from harness.plan import make_plan
 from harness.progress import Progress
-from harness.study import Crossing, StudySpec
+from harness.study import Crossing, StudySpec, only_trials
 from harness.workshop import Workshop
 
 
@@ -66,6 +66,7 @@ def craft_study(
     Raises:
         UsageError: If the study has no attack, or something in it cannot be used.
     """
+    only_trials(study)
     parts = tuple(bare for part in study.parts if (bare := _without_defenses(part)))
     if not parts:
         raise UsageError("the study has no attack to craft.")

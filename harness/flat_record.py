@@ -39,6 +39,15 @@ def params_of(record: TrialRecord) -> dict[str, str]:
         params |= flat({k: v for k, v in spec[role].items() if k != "name"}, role)
     params["target"] = spec["target"]
     params |= {f"seed.{k}": v for k, v in spec["seeds"].items()}
+    return _as_text(params)
+
+
+def spec_params(spec: Mapping[str, Json]) -> dict[str, str]:
+    """Return the plain values of any spec under dotted names (see :func:`params_of`)."""
+    return _as_text(flat(spec))
+
+
+def _as_text(params: Mapping[str, Any]) -> dict[str, str]:
     return {
         re.sub(r"\[(\d+)\]", r".\1", name): str(value)
         for name, value in params.items()

@@ -104,7 +104,11 @@ def generators_of(study: StudySpec, workshop: Workshop) -> list[Path]:
         for registry, specs in ((ATTACKS, part.attacks), (DEFENSES, part.defenses)):
             for spec in specs:
                 for reference in _generators(registry.get(spec.name), spec):
-                    found[_path_of(reference, workshop)] = None
+                    found[_path_of(reference.raw, workshop)] = None
+    for one in study.trajectories:
+        for raw in (one.generator, one.energy):
+            if raw is not None:
+                found[_path_of(raw, workshop)] = None
     return [path for path in found if path.exists()]
 
 
@@ -122,7 +126,7 @@ def generators_used(run: Path, workshop: Workshop) -> dict[Path, list[str]]:
             for reference in _generators(registry.get(spec.name), spec):
                 key = digest(reference.raw)
                 if key not in paths:
-                    paths[key] = _path_of(reference, workshop)
+                    paths[key] = _path_of(reference.raw, workshop)
                 trials = found.setdefault(paths[key], [])
                 if record.spec_id not in trials:
                     trials.append(record.spec_id)
@@ -138,10 +142,10 @@ def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:
             yield reference
 
 
-def _path_of(reference: Reference, workshop: Workshop) -> Path:
-    if is_trained(reference.raw):
-        return workshop.store.bring(workshop.identity(reference.kind, reference.raw))
-    return weights_folder(reference.raw)
+def _path_of(reference: Mapping[str, Json], workshop: Workshop) -> Path:
+    if is_trained(reference):
+        return workshop.store.bring(workshop.identity("generator", reference))
+    return weights_folder(reference)
 
 
 def _dataset_name(reference: Json) -> str:

@@ -33,8 +33,6 @@ class Item:
         )
 
 
-_TRAJECTORY = "puregen-bench generators trajectory"
-
 ITEMS = (
     Item("Table 1", "core results: eight settings, six defenses"),
     Item("Table 2", "MobileNetV2, DenseNet-121 and HLB; NTGA"),
@@ -51,25 +49,19 @@ ITEMS = (
     Item("Table 12", "noise predictors that others trained"),
     Item("Table 13", "three seeds of two settings"),
     Item("Appendix E.1.1", "core results on CIFAR-10 with every version of each baseline"),
-    Item("Figure 1", "overview; energies of clean, poisoned and purified images",
-         f"a drawing; the energies are those of `{_TRAJECTORY}`"),
+    Item("Figure 1", "energies of clean, poisoned and purified images (the rest is a drawing)"),
     Item("Figure 2", "noise predictors trained on part of the noise levels"),
-    Item("Figure 3", "distances between clean, poisoned and purified images by steps",
-         f"no victim is trained: `{_TRAJECTORY} EBM --dataset … --attack …`"),
+    Item("Figure 3", "distances between clean, poisoned and purified images by steps"),
     Item("Figure 4", "generators trained further and further from the defended images"),
-    Item("Figure 5", "images after more and more Langevin steps",
-         f"no victim is trained: `{_TRAJECTORY}` draws them (images.png)"),
-    Item("Figure 6", "the distances of Figure 3 at eps 16",
-         f"no victim is trained: `{_TRAJECTORY} … --eps-255 16`"),
-    Item("Figure 7", "energies at eps 16",
-         f"no victim is trained: `{_TRAJECTORY} … --eps-255 16`"),
+    Item("Figure 5", "images after more and more Langevin steps"),
+    Item("Figure 6", "the distances of Figure 3 at eps 16"),
+    Item("Figure 7", "energies at eps 16"),
     Item("Figure 8", "PureGen-Reps: repetitions and steps"),
     Item("Figure 9", "PureGen-Naive: Langevin steps and time steps"),
     Item("Figure 10", "PureGen-Filt: the share that is purified, and steps"),
     Item("Figure 11", "which pixels victims look at",
          "no table comes of it: `puregen-bench explain STUDY --attack …` draws the maps"),
-    Item("Figure 12", "a visible trigger of eps 64, purified",
-         f"no victim is trained: `{_TRAJECTORY} … --eps-255 64`"),
+    Item("Figure 12", "a visible trigger of eps 64, purified"),
 )  # fmt: skip
 
 

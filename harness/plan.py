@@ -14,7 +14,7 @@ from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
 from harness.core.spec import TrialSpec, digest
-from harness.study import StudySpec, expand
+from harness.study import StudySpec, expand, only_trials
 from harness.units import Unit, units_of
 from harness.workshop import Workshop
 
@@ -51,9 +51,7 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
     for trial in trials:
         data = workshop.dataset(trial.dataset)
         if once(trial.dataset, trial.attack):
-            _check_weights(ATTACKS, trial.attack, workshop)
-            attack = workshop.component(ATTACKS, trial.attack, check=True)
-            _named(f"attack {trial.attack.name!r}", attack.check, data.train, data.test)
+            check_attack(trial.attack, data, workshop)
         if once(trial.dataset, trial.defense):
             _check_weights(DEFENSES, trial.defense, workshop)
             defense = workshop.component(DEFENSES, trial.defense, check=True)
@@ -61,6 +59,13 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
         if once(trial.dataset, trial.classifier):
             _check_weights(CLASSIFIERS, trial.classifier, workshop)
             _check_classifier(trial.classifier, data)
+
+
+def check_attack(spec: ComponentSpec, data: Dataset, workshop: Workshop) -> None:
+    """Check an attack against the data that it will meet, without crafting anything."""
+    _check_weights(ATTACKS, spec, workshop)
+    attack = workshop.component(ATTACKS, spec, check=True)
+    _named(f"attack {spec.name!r}", attack.check, data.train, data.test)
 
 
 def _named(what: str, check: Any, *data: Any) -> None:
@@ -117,6 +122,7 @@ def make_plan(study: StudySpec, workshop: Workshop, limit: int | None = None) ->
     Raises:
         UsageError: If a component cannot work on the data.
     """
+    only_trials(study)
     classes = {}
     for spec in study.datasets:
         data = workshop.dataset(spec)

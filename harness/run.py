@@ -32,6 +32,10 @@ class RecordSink(Protocol):
         """Take one finished trial."""
         ...
 
+    def log_trajectory(self, folder: Path) -> None:
+        """Take one trajectory, from what was written of it."""
+        ...
+
 
 Services = Callable[[bool], AbstractContextManager[tuple[Executor | None, RecordSink | None]]]
 """Opens what a run needs: an executor, unless told that there is nothing to do, and a sink."""

@@ -73,12 +73,14 @@ def check_run(run: Path, described: dict[str, Json]) -> None:
     Raises:
         UsageError: If the folder cannot be written, or holds a run of something else; says of what.
     """
-    _check_writable(run)
+    check_writable(run)
     path = run / "study.json"
     if not path.exists():
         return
     try:
         earlier = json.loads(path.read_text())
+        if "trajectories" in earlier:
+            raise UsageError(f"{str(run)!r} holds trajectories, no trials. Give another --out.")
         differing = _differing(earlier, json.loads(json.dumps(described)))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{str(path)!r} is damaged: {error}; give another --out.") from error
@@ -107,7 +109,8 @@ def _differing(earlier: dict[str, Json], now: dict[str, Json]) -> str:
     return ""
 
 
-def _check_writable(run: Path) -> None:
+def check_writable(run: Path) -> None:
+    """Raise unless a folder can be written, or made."""
     there = next(p for p in (run, *run.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "may not be written" if there.is_dir() else "is no folder"

@@ -59,11 +59,12 @@ def search(
     """
     from harness.progress import Progress
     from harness.search.loop import run_search
-    from harness.study import read_study
+    from harness.study import only_trials, read_study
 
     if no_tracking and tracking_uri:
         raise UsageError("--tracking-uri and --no-tracking contradict each other.")
     checked = read_study(study, overrides)
+    only_trials(checked)
     if checked.search is None:
         raise UsageError(f"{study}: the study has no section 'search'; docs/search.md shows one.")
     for line in checked.overrides:

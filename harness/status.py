@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,12 @@ class Status:
 
     Attributes:
         run: Its folder.
-        planned: Trials that it was last asked for.
+        planned: Trials, or trajectories, that it was last asked for.
         done, failed: Of them, those with a good record, and with one that says why not.
         idle_seconds: Since the last record was written; None before the first.
         left_seconds: What the rest takes at the pace of the last trials; None if unknown or done.
         errors: First line of why trials failed, by the trial's id.
+        noun: What is counted.
     """
 
     run: Path
@@ -32,6 +34,7 @@ class Status:
     idle_seconds: float | None
     left_seconds: float | None
     errors: dict[str, str]
+    noun: str = "trials"
 
     @property
     def complete(self) -> bool:
@@ -49,7 +52,10 @@ def status_of(run: Path) -> Status:
     if not path.is_file():
         raise UsageError(f"{str(run)!r} is no run folder: it holds no study.json.")
     try:
-        wanted = [trial["spec_id"] for trial in json.loads(path.read_text())["trials"]]
+        said = json.loads(path.read_text())
+        if "trajectories" in said:
+            return _of_trajectories(run, {t["name"]: t["key"] for t in said["trajectories"]})
+        wanted = [trial["spec_id"] for trial in said["trials"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{str(path)!r} is damaged: {error}.") from error
     done, errors, times = 0, {}, []
@@ -76,6 +82,20 @@ def status_of(run: Path) -> Status:
     )  # fmt: skip
 
 
+def _of_trajectories(run: Path, wanted: Mapping[str, str]) -> Status:
+    """Count what is written under the key that the run was last asked for."""
+    times = []
+    for name, key in wanted.items():
+        note = run / "trajectories" / name / "trajectory.json"
+        if note.is_file() and json.loads(note.read_text()).get("key") == key:
+            times.append(note.stat().st_mtime)
+    return Status(
+        run, len(wanted), len(times), 0,
+        idle_seconds=time.time() - max(times) if times else None, left_seconds=None, errors={},
+        noun="trajectories",
+    )  # fmt: skip
+
+
 def _left(times: list[float], left: int, recent: int = 10) -> float | None:
     """Go on at the pace of the last trials; the time of artefacts before the first is not in it."""
     last = times[-recent - 1 :]
@@ -87,7 +107,7 @@ def _left(times: list[float], left: int, recent: int = 10) -> float | None:
 def words(status: Status) -> list[str]:
     """Return the status in a few lines."""
     lines = [
-        f"{status.run}: {status.done} of {status.planned} trials have a result"
+        f"{status.run}: {status.done} of {status.planned} {status.noun} have a result"
         + (f", {status.failed} failed" if status.failed else "")
         + "."
     ]

@@ -27,6 +27,7 @@ from harness.core.yaml_text import read_yaml
 from harness.labels import labels_of
 from harness.overrides import set_value, substitute
 from harness.search.section import Search, read_search
+from harness.trajectory_spec import TrajectorySpec, read_trajectories
 
 KEYS = {
     "name": "short name; the folder of the run",
@@ -49,11 +50,14 @@ KEYS = {
     "resources": "cpus and gpus of one trial",
     "search": "which parameters of a defense 'puregen-bench search' finds, and how",
     "parts": "a list of crossings, each with keys of its own that win over those beside 'parts'",
+    "trajectories": "a list of purifications to follow images through, instead of any trials",
 }
 # What a part of a study can have of its own.
 CROSSED = (
     "dataset", "scenario", "attacks", "defenses", "classifiers", "targets", "seeds", "controls",
 )  # fmt: skip
+# What cannot stand beside trajectories, which say for themselves what they need.
+OF_TRIALS = (*(key for key in CROSSED if key != "dataset"), "search", "parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class StudySpec:
         cost: What it costs, in words.
         before: Commands that have to run first.
         search: Which parameters of a defense to find, if any; a plain run knows nothing of it.
+        trajectories: Images to follow through purifications; a study has these or ``parts``.
     """
 
     name: str
@@ -126,11 +131,13 @@ class StudySpec:
     cost: str = ""
     before: tuple[str, ...] = ()
     search: Search | None = None
+    trajectories: tuple[TrajectorySpec, ...] = ()
 
     @property
     def datasets(self) -> tuple[ComponentSpec, ...]:
-        """The datasets of all parts, each once; likewise the others."""
-        return _once(part.datasets for part in self.parts)
+        """The datasets of all parts or trajectories, each once; likewise the others."""
+        followed = ((one.dataset,) for one in self.trajectories)
+        return _once((*(part.datasets for part in self.parts), *followed))
 
     @property
     def scenarios(self) -> tuple[ComponentSpec, ...]:
@@ -140,7 +147,8 @@ class StudySpec:
     @property
     def attacks(self) -> tuple[ComponentSpec, ...]:
         """The attacks, without the targets that the study gives them."""
-        return _once(part.attacks for part in self.parts)
+        followed = ((one.attack,) for one in self.trajectories if one.attack)
+        return _once((*(part.attacks for part in self.parts), *followed))
 
     @property
     def defenses(self) -> tuple[ComponentSpec, ...]:
@@ -207,9 +215,10 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         reproduces=_source(raw.get("reproduces")),
         cost=_text(raw.get("cost", ""), "cost"),
         before=_commands(raw.get("before", [])),
-        parts=tuple(_crossing(keys, base, where) for keys, where in _parts(raw)),
+        parts=_crossings(raw, base),
         resources=_resources(raw.get("resources", {})),
         search=read_search(raw, base),
+        trajectories=read_trajectories(raw, base) if "trajectories" in raw else (),
         raw=raw,
         overrides=overrides,
     )
@@ -225,6 +234,31 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
         of = (part.classifiers for part in study.parts if part.scenario == scenario)
         study.labels.update(labels_of(_once(of)))
     return study
+
+
+def only_trials(study: StudySpec) -> None:
+    """Refuse a study of trajectories, where trials are wanted.
+
+    Raises:
+        UsageError: If the study has no trials, but follows images.
+    """
+    if study.trajectories:
+        raise UsageError(
+            f"study {study.name!r} has no trials: it follows images through purifications "
+            "(trajectories). Allowed for it: run, validate, plan, describe."
+        )
+
+
+def _crossings(raw: Mapping[str, Json], base: Path) -> tuple[Crossing, ...]:
+    if "trajectories" not in raw:
+        return tuple(_crossing(keys, base, where) for keys, where in _parts(raw))
+    beside = [key for key in OF_TRIALS if key in raw]
+    if beside:
+        raise UsageError(
+            f"trajectories cannot stand beside {', '.join(map(repr, beside))}: a study follows "
+            "images, or it has trials."
+        )
+    return ()
 
 
 def _check_report(raw: dict[str, Json], base: Path) -> None:

@@ -35,6 +35,7 @@ from harness.tracking_store import (
     troubles,
     uri_of,
 )
+from harness.tracking_trajectories import log_trajectory, note_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,6 +122,27 @@ class Tracker:
         except self._troubles as error:
             self._miss(record.spec_id, first_line(error))
 
+    def log_trajectory(self, folder: Path) -> None:
+        """Log a trajectory, unless it is logged as it is; never raises for the store.
+
+        Args:
+            folder: What was written of it.
+        """
+        name, digest = folder.name, note_digest(folder)
+        earlier, its_digest = self._logged.get(name, ("", ""))
+        if its_digest == digest:
+            return
+        try:
+            if earlier:  # of other settings
+                self._client.delete_run(earlier)
+            run = log_trajectory(
+                self._client, self._experiment, self._parent, folder, self._study_tags
+            )
+            self._logged[name] = run, digest
+            self.missed.discard(name)
+        except self._troubles as error:
+            self._miss(name, first_line(error))
+
     def tag(self, spec_id: str, name: str, value: str) -> None:
         """Note something on a trial that is logged; never raises for the store."""
         run = self._logged.get(spec_id, ("", ""))[0]
@@ -132,7 +154,7 @@ class Tracker:
             logger.warning("MLflow takes no tag: %s", first_line(error))
 
     def sync(self, run_folder: Path) -> None:
-        """Log each record of a run's folder that is not logged yet."""
+        """Log each record and trajectory of a run's folder that is not logged yet."""
         try:
             self._logged = self._children()
         except self._troubles as error:
@@ -146,6 +168,8 @@ class Tracker:
                 continue
             samples = run_folder / "samples" / f"{record.spec_id}.npz"
             self.log(record, samples if samples.is_file() else None)
+        for note in sorted((run_folder / "trajectories").glob("*/trajectory.json")):
+            self.log_trajectory(note.parent)
 
     def register(self, generators: Iterable[tuple[Path, dict[str, Json], Collection[str]]]) -> None:
         """Put generators into the model registry, and tag the trials that used them with versions.

@@ -17,6 +17,7 @@ from harness.plan import make_plan
 from harness.report.published import items, published
 from harness.study import StudySpec, expand, read_study
 from harness.sweeps import is_name, names, path_of
+from harness.trajectory_plan import plan_trajectories
 from harness.workshop import Deferred, Workshop
 from tests.tiny import CommandLine, write_study
 
@@ -86,7 +87,7 @@ def test_each_is_valid_and_says_what_it_repeats_and_costs(name) -> None:
     study = study_of(name)
     assert study.name == name.replace("/", "_")
     assert study.title and "an estimate" in study.cost
-    assert trials_of(name)
+    assert bool(trials_of(name)) is not bool(study.trajectories)
     construct_all(trials_of(name))
     if study.reproduces and study.reproduces.reference:
         assert study.reproduces.reference.removesuffix(".csv") in (*items(), "table_5")
@@ -97,13 +98,17 @@ def test_each_has_a_twin_of_the_same_item_that_is_smaller(name) -> None:
     twin = twin_of(name)
     assert study_of(twin).reproduces == study_of(name).reproduces
     assert len(trials_of(twin)) <= len(trials_of(name))
+    followed = [[one.name for one in study_of(n).trajectories] for n in (twin, name)]
+    assert followed[0] == followed[1]
+    images = [sum(one.count for one in study_of(n).trajectories) for n in (twin, name)]
+    assert images[0] <= images[1]
     assert {s.name for s in study_of(twin).datasets} == {"npz"}
     assert list(map(twin_of, FULL)) == TWINS
 
 
 def test_every_table_and_figure_has_a_study_or_a_reason() -> None:
     named = [item.name for item in ITEMS]
-    for wanted in (*(f"Table {i}" for i in range(1, 14)), *(f"Figure {i}" for i in range(1, 11))):
+    for wanted in (*(f"Table {i}" for i in range(1, 14)), *(f"Figure {i}" for i in range(1, 13))):
         assert named.count(wanted) == 1
     for item in ITEMS:
         assert (item.study in FULL) is (not item.instead), item.name
@@ -126,9 +131,24 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
 def test_twins_can_be_planned_on_real_images(name, shared_data, workshop) -> None:
     study = read_study(path_of(name), on_real_images(name, shared_data))
+    if study.trajectories:
+        planned = plan_trajectories(study, workshop)
+        assert [one.spec for one in planned] == list(study.trajectories)
+        return
     plan = make_plan(study, workshop)
     assert len(plan.trials) == len(trials_of(name))
     assert any(unit.stage == "poisons" for unit in plan.units)
+
+
+@pytest.mark.parametrize("names", [("figure_1", "figure_3", "figure_5"), ("figure_6", "figure_7")])
+def test_figures_of_one_trajectory_share_it(names, shared_data, workshop) -> None:
+    keys = []
+    for name in (f"cpu/{name}" for name in names):
+        study = read_study(path_of(name), on_real_images(name, shared_data))
+        keys.append({one.spec.name: one.identity for one in plan_trajectories(study, workshop)})
+    assert len({key["ebm"] for key in keys}) == 1
+    full = [study_of(f"paper/{name}").trajectories[0] for name in names]
+    assert full.count(full[0]) == len(full)
 
 
 def test_a_study_that_needs_another_first_says_so(shared_data, workshop) -> None:
@@ -196,14 +216,16 @@ def test_the_page_on_the_paper_names_all() -> None:
 def test_each_twin_stands_there_as_it_is_with_its_report_or_a_reason(name) -> None:
     [line] = [x for x in DOC.read_text().splitlines() if f"| `{name}` |" in x]
     trials, _, measured = (cell.strip() for cell in line.split("|")[-4:-1])
-    assert int(trials.replace(",", "")) == len(trials_of(name))
+    followed = len(study_of(name).trajectories)
+    size = f"{followed} trajector{'ies' if followed != 1 else 'y'}"
+    assert trials.replace(",", "") == (size if followed else str(len(trials_of(name))))
     link = re.match(r"\[report\]\((reports/\w+\.html)\), \d+ min$", measured)
     if link is None:
         assert measured.startswith("not run: ")
         return
     page = (DOC.parent / link[1]).read_text()
     assert f"Study <code>{study_of(name).name}</code>" in page
-    assert f"{len(trials_of(name))} trials measured." in page
+    assert f"{size} followed." in page or f"{len(trials_of(name))} trials measured." in page
 
 
 # The keys for people

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import yaml
 
 from harness import sweeps
-from harness.report.collect import Run
+from harness.report.collect import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,24 @@ class Again:
     command: str
 
 
-def again(run: Run) -> Again | None:
-    """Return the steps, or None for a run that does not know its study."""
-    study = run.study.study
+def again(said: Study, environments: Iterable[Mapping[str, Any]]) -> Again | None:
+    """Return the steps, or None for a run that does not know its study.
+
+    Args:
+        said: What the run's folder says of it.
+        environments: On what its parts ran.
+    """
+    study = said.study
     if not study:
         return None
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
-    packaged = [n for n in sweeps.names() if n in shlex.split(run.study.command)[2:3]]
-    file = "" if packaged else f"{run.study.name or 'study'}.yaml"
+    packaged = [n for n in sweeps.names() if n in shlex.split(said.command)[2:3]]
+    file = "" if packaged else f"{said.name or 'study'}.yaml"
     variables = study.get("vars")
     files = {k: v for k, v in variables.items() if isinstance(v, str) and PurePath(v).suffix} \
         if isinstance(variables, dict) else {}  # fmt: skip
     return Again(
-        version=_version(run), file=file,
+        version=_version(environments), file=file,
         link="data:text/yaml;base64," + base64.b64encode(text.encode()).decode(),
         needs=tuple((key, PurePath(path).name) for key, path in files.items()),
         before=tuple(map(str, study.get("before") or ())),
@@ -55,9 +62,9 @@ def again(run: Run) -> Again | None:
     )  # fmt: skip
 
 
-def _version(run: Run) -> str:
-    for trial in run.trials:
-        packages, commit = (trial.record.environment.get(k) for k in ("packages", "commit"))
+def _version(environments: Iterable[Mapping[str, Any]]) -> str:
+    for environment in environments:
+        packages, commit = (environment.get(k) for k in ("packages", "commit"))
         if isinstance(packages, dict) and packages.get("puregen-bench"):
             said = f"puregen-bench {packages['puregen-bench']}"
             return f"{said}, commit {commit}" if commit else said

@@ -23,7 +23,12 @@ def checksums(run: Path, files: Iterable[Path]) -> str:
     sources = [*sorted((run / "records").glob("*.json")), *sorted((run / "samples").glob("*.npz"))]
     study = run / "study.json"
     named = [*([study] if study.is_file() else []), *sources, *sorted(files)]
-    return "".join(f"{_sha256(file)}  {_relative(file, run / 'report')}\n" for file in named)
+    return file_lines(named, run / "report")
+
+
+def file_lines(files: Iterable[Path], start: Path) -> str:
+    """Return a line per file, with its path from a folder."""
+    return "".join(f"{_sha256(file)}  {_relative(file, start)}\n" for file in files)
 
 
 def records_digest(run: Path) -> str:

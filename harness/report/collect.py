@@ -39,6 +39,7 @@ class Study:
         protocol: Version of the protocol.
         inputs: Digests of what the study's words stand for: images, weights, components' code.
         facts: What it says of each component.
+        trajectories: Those that it follows, instead of any trials: the key of each by its name.
     """
 
     name: str = ""
@@ -52,6 +53,7 @@ class Study:
     protocol: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    trajectories: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Study:
@@ -72,6 +74,10 @@ class Study:
             protocol=part("protocol", str),
             inputs=part("inputs", dict),
             facts=Facts.from_json(part("components", dict)),
+            trajectories={
+                str(t["name"]): str(t.get("key", "")) for t in part("trajectories", list)
+                if isinstance(t, dict) and "name" in t
+            },
         )  # fmt: skip
 
 
@@ -116,13 +122,18 @@ def read_run(path: Path) -> Run:
             "Allowed: a folder with records/*.json, as a study leaves behind."
         )
     problems: list[Problem] = []
-    study = _read_study(path / "study.json", problems)
+    study = read_study_file(path / "study.json", problems)
     trials = []
     for file in sorted((path / "records").glob("*.json")):
         try:
             trials.append(Trial.of(_read_record(file), study.facts))
         except (DataError, OSError, UnicodeDecodeError) as error:
             problems.append(Problem(f"records/{file.name}", str(error)))
+    if not trials and study.trajectories:
+        raise UsageError(
+            f"{str(path)!r} holds trajectories, no trials. "
+            "Allowed for it: report, verify, status, ui."
+        )
     if not trials:
         unread = f" First of the unreadable ones: {problems[0].error}" if problems else ""
         raise UsageError(
@@ -159,7 +170,8 @@ def _by_label(trial: Trial) -> tuple[Any, ...]:
     return (*map(natural_key, labels), target, *seeds, trial.record.spec_id)
 
 
-def _read_study(path: Path, problems: list[Problem]) -> Study:
+def read_study_file(path: Path, problems: list[Problem]) -> Study:
+    """Return what ``study.json`` says; what is wrong with it is added to ``problems``."""
     try:
         raw = json.loads(path.read_text())
     except FileNotFoundError:

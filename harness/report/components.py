@@ -42,10 +42,10 @@ def _parameters(trial: Trial, role: str) -> tuple[str, str]:
     if not isinstance(spec, Mapping):
         return str(spec or "none"), ""
     own = {k: v for k, v in spec.items() if k not in ("name", *_PER_TRIAL)}
-    return str(spec.get("name", "none")), ", ".join(f"{k}: {_flow(v)}" for k, v in own.items())
+    return str(spec.get("name", "none")), ", ".join(f"{k}: {flow(v)}" for k, v in own.items())
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value as YAML in one line."""
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**9,
                           default_flow_style=True)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from harness.report.collect import Run
+from harness.report.collect import Study
 from harness.report.table import Entry, Head, Table
 from harness.report.trials import Trial
 
@@ -52,10 +52,15 @@ def effort_table(trials: Sequence[Trial]) -> Table:
     return Table(_HEADS, tuple(rows))
 
 
-def calls_table(run: Run) -> Table:
-    """Return one row per call that finished trials; one that was killed has no time."""
+def calls_table(study: Study, finished: str = "Trials finished") -> Table:
+    """Return one row per call that finished trials; one that was killed has no time.
+
+    Args:
+        study: What the run's folder says.
+        finished: Heading of what was finished.
+    """
     rows = []
-    for call in run.study.sessions:
+    for call in study.sessions:
         if call.get("trials") == 0:
             continue
         seconds, count = call.get("seconds"), call.get("trials")
@@ -64,7 +69,8 @@ def calls_table(run: Run) -> Table:
             Entry("killed" if seconds is None else f"{seconds / 60:.1f}", seconds),
             Entry("" if count is None else str(count), count), Entry(_place(call)),
         ))  # fmt: skip
-    return Table(_CALL_HEADS, tuple(rows))
+    heads = (*_CALL_HEADS[:2], Head(finished), *_CALL_HEADS[3:])
+    return Table(heads, tuple(rows))
 
 
 def _place(call: Mapping[str, object]) -> str:

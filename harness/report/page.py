@@ -93,8 +93,8 @@ def render_page(
     columns = [c for c in main_columns(summary.rows) if c.key != "flags"]
     trials = run.trials
     each = trial_table(trials)
-    parts, effort, calls = component_table(run), effort_table(trials), calls_table(run)
-    return _template().render(
+    parts, effort, calls = component_table(run), effort_table(trials), calls_table(run.study)
+    return template("report.html.j2").render(
         title=run.study.title or run.study.name or run.path.resolve().name,
         name=run.study.name,
         partial=run.partial,
@@ -114,14 +114,14 @@ def render_page(
         figures=[(d, figure_element(d, f"f{i}")) for i, d in enumerate(drawings, 1)],
         beside=beside,
         beside_note=NOTE,
-        beside_heads=_heads(beside.table) if beside else (),
+        beside_heads=heads(beside.table) if beside else (),
         beside_lines=_table_lines(
             beside.table, [(p.ours.attack, p.ours.defense, "") for p in beside.pairs]
         )
         if beside
         else (),
         sure=sure,
-        pair_heads=_heads(sure.pair_table),
+        pair_heads=heads(sure.pair_table),
         pair_lines=_table_lines(
             sure.pair_table,
             [
@@ -129,7 +129,7 @@ def render_page(
                 for p in sure.pairs
             ],
         ),
-        split_heads=_heads(sure.split_table),
+        split_heads=heads(sure.split_table),
         split_lines=_table_lines(sure.split_table, [(s.attack, s.defense, "") for s in sure.splits])
         if any(s.parts for s in sure.splits)
         else (),
@@ -137,7 +137,7 @@ def render_page(
         chains=chain_notes(trials),
         floors=_floors(trials),
         repeats=_repeats(run, beside),
-        trial_heads=_heads(each),
+        trial_heads=heads(each),
         trial_lines=_table_lines(
             each, [(t.attack, t.defense, "" if t.ok else "failed") for t in trials]
         ),
@@ -146,29 +146,30 @@ def render_page(
         problems=problems,
         command=run.study.command,
         overrides=run.study.overrides,
-        again=again(run),
-        study=_yaml(run.study.study),
-        parts_heads=_heads(parts),
-        parts_lines=_plain_lines(parts),
-        effort_heads=_heads(effort),
-        effort_lines=_plain_lines(effort),
+        again=again(run.study, [t.record.environment for t in trials]),
+        study=as_yaml(run.study.study),
+        parts_heads=heads(parts),
+        parts_lines=plain_lines(parts),
+        effort_heads=heads(effort),
+        effort_lines=plain_lines(effort),
         effort_note=EFFORT_NOTE,
-        calls_heads=_heads(calls),
-        calls_lines=_plain_lines(calls),
+        calls_heads=heads(calls),
+        calls_lines=plain_lines(calls),
         records_digest=records_digest(run.path),
-        environment=_facts([t.record.environment for t in trials if t.record.environment]),
+        environment=facts([t.record.environment for t in trials if t.record.environment]),
         seeds=_seeds(trials),
         spec_ids=[t.record.spec_id for t in trials],
     )
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a page's template; a value that it lacks is an error."""
     environment = Environment(
         loader=PackageLoader("harness.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _setting(trials: Sequence[Trial]) -> str:
@@ -177,13 +178,20 @@ def _setting(trials: Sequence[Trial]) -> str:
     return ", ".join(part for part in found.pop() if part) if len(found) == 1 else ""
 
 
-def _repeats(run: Run, beside: Published | None) -> str:
-    """Return which table or figure of which paper the study repeats, or ""."""
-    found = run.study.study.get("reproduces")
+def repeats(study: dict[str, Any]) -> str:
+    """Return which table or figure of which paper a study repeats, or ""."""
+    found = study.get("reproduces")
     if not isinstance(found, dict):
         return ""
-    said = f"It asks what {found.get('item')} of {found.get('paper')} asks"
-    return said if beside else f"{said}; that has no printed numbers to stand beside these"
+    return f"It asks what {found.get('item')} of {found.get('paper')} asks"
+
+
+def _repeats(run: Run, beside: Published | None) -> str:
+    """Return what the study repeats, and whether it has published numbers."""
+    said = repeats(run.study.study)
+    return (
+        said if beside or not said else f"{said}; that has no printed numbers to stand beside these"
+    )
 
 
 def _floors(trials: Sequence[Trial]) -> str:
@@ -257,7 +265,8 @@ def figure_element(drawing: Drawing, prefix: str) -> Markup:
     return Markup(svg_element(drawing.svg, prefix, label))
 
 
-def _heads(table: Table) -> list[tuple[str, str, str]]:
+def heads(table: Table) -> list[tuple[str, str, str]]:
+    """Return title, alignment and help of each column."""
     return [(h.title, "num" if h.numeric else "text", h.help) for h in table.heads]
 
 
@@ -272,7 +281,8 @@ def _table_lines(table: Table, owners: Sequence[tuple[str, str, str]]) -> list[L
     return lines
 
 
-def _plain_lines(table: Table) -> list[list[Cell]]:
+def plain_lines(table: Table) -> list[list[Cell]]:
+    """Return the cells of a table without controls."""
     return [
         [
             Cell(entry.text, _sortable(entry.value), "num" if head.numeric else "text")
@@ -288,7 +298,7 @@ def _entry(head: Head, entry: Entry) -> Cell:
     return Cell(text, _sortable(entry.value), kind, aside=f"[{ends}" if bracket else "")
 
 
-def _facts(sources: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def facts(sources: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Every key with its distinct values, the most frequent first: trials may differ."""
     counts: dict[str, Counter[str]] = {}
     for source in sources:
@@ -315,5 +325,6 @@ def _seeds(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     return found
 
 
-def _yaml(study: dict[str, Any]) -> str:
+def as_yaml(study: dict[str, Any]) -> str:
+    """Return a study as the text of a file."""
     return yaml.safe_dump(study, sort_keys=False, allow_unicode=True) if study else ""

@@ -17,11 +17,13 @@ from harness.report.page import render_page
 from harness.report.published_panel import published_section
 from harness.report.samples import galleries
 from harness.report.summary import any_nested, summarise
+from harness.report.trajectories import is_of_trajectories
 from harness.verification.figures import check_drawings_of_page, check_figures
 from harness.verification.found import Found
 from harness.verification.page import missing_sections, names_as_missing, wrong_words
 from harness.verification.records import wrong_records
 from harness.verification.tables import wrong_cells
+from harness.verification.trajectories import wrong_trajectories
 
 if TYPE_CHECKING:
     from harness.workshop import Workshop
@@ -54,6 +56,8 @@ def verify(path: Path, workshop: Workshop | None = None) -> Verification:
     Raises:
         UsageError: If there is no such folder, or no record in it that can be read.
     """
+    if is_of_trajectories(path):
+        return Verification(*map(tuple, wrong_trajectories(path)))
     run = read_run(path)
     report = path / "report"
     found = Found([f"{len(run.trials)} records against study.json, their ids and themselves"])
