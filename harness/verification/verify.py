@@ -23,7 +23,6 @@ from harness.verification.found import Found
 from harness.verification.page import missing_sections, names_as_missing, wrong_words
 from harness.verification.records import wrong_records
 from harness.verification.tables import wrong_cells
-from harness.verification.trajectories import wrong_trajectories
 
 if TYPE_CHECKING:
     from harness.workshop import Workshop
@@ -57,6 +56,8 @@ def verify(path: Path, workshop: Workshop | None = None) -> Verification:
         UsageError: If there is no such folder, or no record in it that can be read.
     """
     if is_of_trajectories(path):
+        from harness.verification.trajectories import wrong_trajectories  # with torch
+
         return Verification(*map(tuple, wrong_trajectories(path)))
     run = read_run(path)
     report = path / "report"
