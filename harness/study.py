@@ -480,6 +480,9 @@ def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec
     if part.targets is not None and not any(map(_open_target, part.attacks)):
         raise UsageError("'targets' is given, and no attack of the study takes a target from it.")
     undefended = {(s.poison, s.victim): s for s in reversed(part.seeds)}
+    clean: dict[tuple[int, int], list[int]] = {}
+    for s in part.seeds:
+        clean.setdefault((s.purify, s.victim), []).append(s.poison)
     for dataset, classifier, seeds in itertools.product(
         part.datasets, part.classifiers, part.seeds
     ):
@@ -489,12 +492,15 @@ def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec
         for (attack, target), defense in itertools.product(aimed, part.defenses):
             if defense.name == "none" and undefended[seeds.poison, seeds.victim] != seeds:
                 continue
-            if "none" == attack.name != defense.name and not part.clean_defended:
+            if attack.name != "none":
+                yield TrialSpec(dataset, part.scenario, attack, defense, classifier, seeds, target)
                 continue
-            control = floor_of if attack.name == "none" else ()
-            yield TrialSpec(
-                dataset, part.scenario, attack, defense, classifier, seeds, target, control
-            )
+            first, *others = dict.fromkeys(clean[seeds.purify, seeds.victim])
+            if seeds.poison == first and (defense.name == "none" or part.clean_defended):
+                yield TrialSpec(
+                    dataset, part.scenario, attack, defense, classifier, seeds, target, floor_of,
+                    tuple(others) if floor_of else (),
+                )  # fmt: skip
 
 
 def _open_target(attack: ComponentSpec) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -213,8 +214,8 @@ def _outcomes(
 ) -> list[Outcome]:
     """Count on the attack's probes, and for a control on those of every attack: its floor."""
     judged = [(spec.attack, poisoned.probes)] if poisoned.probes else []
-    for attack in spec.floor_of:
-        judged.append((attack, workshop.poisoned(data, attack, spec.seeds.poison)[0].probes))
+    for attack, seed in itertools.product(spec.floor_of, (spec.seeds.poison, *spec.floor_seeds)):
+        judged.append((attack, workshop.poisoned(data, attack, seed)[0].probes))
     found = []
     for attack, probes in judged:
         name = attack_id(attack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -142,6 +143,8 @@ class _Needs:
         for attack in (trial.attack, *trial.floor_of):
             if attack.name != "none":
                 self._poison(trial, attack)
+        for seed, attack in itertools.product(trial.floor_seeds, trial.floor_of):
+            self._poison(replace(trial, seeds=replace(trial.seeds, poison=seed)), attack)
         if trial.defense.name != "none":
             self._purified(trial)
 

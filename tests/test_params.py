@@ -311,6 +311,7 @@ def test_the_hash_knows_every_field() -> None:
         *(replace(TRIAL, seeds=Seeds(*s)) for s in ((1, 1, 2), (0, 0, 2), (0, 1, 0))),
         replace(TRIAL, target=None),
         replace(TRIAL, floor_of=(TRIAL.attack,)),
+        replace(TRIAL, floor_seeds=(1,)),
     ]
     assert len({t.spec_id for t in changed}) == len(changed)
 

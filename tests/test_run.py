@@ -373,3 +373,17 @@ def test_a_unit_knows_whether_the_store_has_it(done, tmp_path) -> None:
 def test_a_record_of_another_trial_is_no_result(done) -> None:
     folder, _ = done
     assert finished(folder / "run", "0" * 12) is None
+
+
+def test_the_floor_of_each_poison_seed_is_measured_on_its_own_probes(tmp_path) -> None:
+    """One clean training is judged by the probes of each seed's poisons."""
+    study = read_study(write_study(tmp_path, seeds={"poison": [0, 1], "victim": [0]}))
+    assert run_study(study, workshop(tmp_path), tmp_path / "run", in_process).complete
+    records = [TrialRecord.read(f) for f in (tmp_path / "run" / "records").glob("*.json")]
+    (control,) = (
+        r for r in records if r.spec["attack"]["name"] == r.spec["defense"]["name"] == "none"
+    )
+    assert control.spec["floor_seeds"] == [1]
+    attack = next(r.outcomes[0] for r in records if r.spec["attack"]["name"] != "none")
+    floors = [o for o in control.outcomes if o.attack == attack.attack and o.probe == attack.probe]
+    assert len(floors) == 2

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from harness.core.errors import UsageError
-from harness.core.spec import Seeds, digest
+from harness.core.spec import Seeds, TrialSpec, digest
 from harness.labels import judged_labels, labels_of, names_of
 from harness.study import StudySpec, expand, read_study
 from harness.sweeps import names, path_of, trained_as
@@ -90,6 +90,28 @@ def test_an_undefended_trial_does_not_stand_once_per_purification_seed(tmp_path)
         Seeds(0, 4, 1),
     ]
     assert len([1 for *_, name, _ in found if name == "jpeg"]) == 4
+
+
+def test_a_clean_training_stands_once_and_is_judged_on_the_probes_of_all_poison_seeds(
+    tmp_path,
+) -> None:
+    """It does not depend on that seed: repeated, it would count as so many independent ones."""
+    study = read(tmp_path, seeds={"poison": [7, 8, 9], "victim": [0, 1]})
+    clean = [t for t in trials_of(study) if t.attack.name == "none"]
+    assert [(t.defense.name, t.seeds) for t in clean] == [
+        ("none", Seeds(7, 0, 0)), ("jpeg", Seeds(7, 0, 0)),
+        ("none", Seeds(7, 0, 1)), ("jpeg", Seeds(7, 0, 1)),
+    ]  # fmt: skip
+    assert {t.floor_seeds for t in clean} == {(8, 9)}
+    attacked = [t for t in trials_of(study) if t.attack.name != "none"]
+    assert len(attacked) == 3 * 2 * 2
+    assert {t.floor_seeds for t in attacked} == {()}
+    for trial in (*clean, *attacked):
+        assert TrialSpec.from_json(trial.to_json()) == trial
+    # Seeds in step are repetitions of the whole, clean trainings and all.
+    each = read(tmp_path, seeds=[3, 4])
+    assert {t.floor_seeds for t in trials_of(each)} == {()}
+    assert len(trials_of(each)) == 2 * len(trials_of(read(tmp_path)))
 
 
 def test_a_grid_is_every_combination(tmp_path) -> None:

@@ -42,6 +42,8 @@ class TrialSpec:
         seeds: Of poison, purification and victim.
         target: The attacked target, for tables; the attack's own parameter holds it too.
         floor_of: Attacks whose probes a trial without an attack is tested on as well.
+        floor_seeds: Further poison seeds of these attacks: no training without an attack depends on
+            such a seed, so one is tested on the probes of all.
     """
 
     dataset: ComponentSpec
@@ -52,6 +54,7 @@ class TrialSpec:
     seeds: Seeds
     target: int | None = None
     floor_of: tuple[ComponentSpec, ...] = ()
+    floor_seeds: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """Return the spec as plain values."""
@@ -68,6 +71,7 @@ class TrialSpec:
             },
             "target": self.target,
             "floor_of": [a.to_json() for a in self.floor_of],
+            **({"floor_seeds": list(self.floor_seeds)} if self.floor_seeds else {}),
         }
 
     @classmethod
@@ -81,6 +85,7 @@ class TrialSpec:
             seeds=Seeds(**raw["seeds"]),
             target=raw["target"],
             floor_of=tuple(ComponentSpec.from_json(a) for a in raw["floor_of"]),
+            floor_seeds=tuple(raw.get("floor_seeds", ())),
         )
 
     @property
