@@ -213,16 +213,17 @@ def test_the_page_on_the_paper_names_all() -> None:
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_each_twin_stands_there_as_it_is_with_its_report_or_a_reason(name) -> None:
+def test_each_twin_stands_there_as_it_is_with_its_report(name) -> None:
     [line] = [x for x in DOC.read_text().splitlines() if f"| `{name}` |" in x]
     trials, _, measured = (cell.strip() for cell in line.split("|")[-4:-1])
     followed = len(study_of(name).trajectories)
     size = f"{followed} trajector{'ies' if followed != 1 else 'y'}"
     assert trials.replace(",", "") == (size if followed else str(len(trials_of(name))))
-    link = re.match(r"\[report\]\((reports/\w+\.html)\), \d+ min$", measured)
-    if link is None:
-        assert measured.startswith("not run: ")
+    if name == "cpu/table_3_poisons":  # poisons alone: what they do stands in Table 3's
+        assert re.match(r"crafted, \d+ min, for \[Table 3\]\(reports/table_3\.html\)$", measured)
         return
+    link = re.match(r"\[report\]\((reports/\w+\.html)\), \d+ min$", measured)
+    assert link is not None, measured
     page = (DOC.parent / link[1]).read_text()
     assert f"Study <code>{study_of(name).name}</code>" in page
     assert f"{size} followed." in page or f"{len(trials_of(name))} trials measured." in page
