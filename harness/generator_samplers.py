@@ -70,6 +70,14 @@ class Compared:
         return all(m.same for m in self.measures.values())
 
     @property
+    def most(self) -> float:
+        """How far the ends of the intervals reach, as a share of the reference's measures."""
+        return max(
+            max(abs(m.low), abs(m.high)) / max(abs(m.reference), 1e-12)
+            for m in self.measures.values()
+        )
+
+    @property
     def line(self) -> str:
         """The same for people."""
         told = ", ".join(
@@ -77,7 +85,7 @@ class Compared:
             f"{'' if m.same else ': differs'})"
             for name, m in self.measures.items()
         )
-        word = "same" if self.accepted else "DIFFERS"
+        word = "same" if self.accepted else f"DIFFERS, by {100 * self.most:.2g} % at most"
         return f"{self.sampler}, {self.calls} calls: {word}; {told}"
 
 
