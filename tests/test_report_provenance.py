@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ from harness.run_sessions import session
 from tests.report_runs import record, write_run
 
 
-def walked(steps: int, temperature: float) -> Trial:
-    made = record("narcissus", f"puregen_ebm steps={steps}", goal="triggered")
+def walked(steps: int, temperature: float, **given: Any) -> Trial:
+    made = record("narcissus", f"puregen_ebm steps={steps}", goal="triggered", **given)
     made.spec["defense"] |= {"steps": steps, "temperature": temperature}
     return Trial.of(made)
 
@@ -51,6 +52,14 @@ def test_what_trials_share_is_counted_once() -> None:
         ["Crafting poisons", "1", "1.0", "2.0"],
         ["Purification", "2", "4.0", "2.0"],
         ["Training classifiers", "4", "2.0", "2.0"],
+    ]
+
+
+def test_of_a_chain_the_longest_alone_is_counted() -> None:
+    chains = [(50, 1e-4, 60.0), (100, 1e-4, 120.0), (100, 2e-4, 90.0)]
+    trials = [walked(n, t, stages={"purify": Stage(s, 1024.0)}) for n, t, s in chains]
+    assert [[e.text for e in row] for row in effort_table(trials).rows] == [
+        ["Purification", "2", "3.5", "1.0"]
     ]
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from harness.core.records import Stage
 from harness.report.collect import Study
 from harness.report.table import Entry, Head, Table
 from harness.report.trials import Trial
 
 NOTE = (
     "Seconds of processes that ran one after the other or side by side, each counted once: a "
-    "poison set for all defenses, purified images for all classifiers. Clean images that a defense "
+    "poison set for all defenses, purified images for all classifiers, a chain for all its numbers "
+    "of steps. Clean images that a defense "
     "purifies once for several attacks count in each of them. Not counted: training of generators, "
     "surrogates and pretrained networks, which the store keeps for every run."
 )
 
 _HEADS = (
-    Head("Stage", numeric=False), Head("Made", "Poison sets, purified sets, trainings."),
+    Head("Stage", numeric=False),
+    Head("Made", "Poison sets, purified sets (a chain is one), trainings."),
     Head("Minutes"), Head("Peak memory (GiB)", "Highest of the worker processes in that stage."),
 )  # fmt: skip
 
@@ -32,13 +35,20 @@ def effort_table(trials: Sequence[Trial]) -> Table:
     stages: tuple[tuple[str, str, Callable[[Trial], Hashable]], ...] = (
         ("Crafting poisons", "poison", lambda t: _id(t, "dataset", "attack", seeds=("poison",))),
         ("Purification", "purify",
-         lambda t: _id(t, "dataset", "attack", "defense", seeds=("poison", "purify"))),
+         lambda t: _id(t, "dataset", "attack", seeds=("poison", "purify")) + _chain(t)),
         ("Training classifiers", "train", lambda t: t.record.spec_id),
         ("Evaluation", "evaluate", lambda t: t.record.spec_id),
     )  # fmt: skip
     rows = []
     for title, stage, identity in stages:
-        once = {identity(t): t.record.stages[stage] for t in trials if stage in t.record.stages}
+        once: dict[Hashable, Stage] = {}
+        for trial in trials:
+            if stage in trial.record.stages:
+                here = trial.record.stages[stage]
+                # Of the snapshots of a chain the last one's seconds hold those of the others.
+                once[identity(trial)] = max(
+                    here, once.get(identity(trial), here), key=lambda s: s.seconds
+                )
         spent = [s for s in once.values() if s.seconds > 0]
         if spent:
             minutes, peak = (
@@ -78,6 +88,15 @@ def _place(call: Mapping[str, object]) -> str:
               (("nodes", "nodes"), ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_gib", "GiB"))
               if call.get(key)]  # fmt: skip
     return ", ".join([str(call.get("executor", "")), *counts]).strip(", ")
+
+
+def _chain(trial: Trial) -> str:
+    """Return a defense without the parameter that grows along its chain."""
+    spec = trial.record.spec.get("defense")
+    if not isinstance(spec, Mapping):
+        return str(spec)
+    along = trial.facts.of("defense", str(spec.get("name"))).chain
+    return json.dumps({k: v for k, v in spec.items() if k != along}, sort_keys=True)
 
 
 def _id(trial: Trial, *roles: str, seeds: Sequence[str]) -> str:
