@@ -26,6 +26,7 @@ from harness.report import significance as sig
 from harness.report.collect import read_run
 from harness.report.how_sure import how_sure, to_markdown
 from harness.report.how_sure import verdict as pair_verdict
+from harness.report.nested import independent
 from harness.report.pairs import Pair, compare_pairs
 from harness.report.pairs import to_frame as pairs_frame
 from harness.report.statistics import difference_interval, mean_interval
@@ -220,6 +221,34 @@ def test_six_pairs_of_one_question_can_show_and_five_cannot() -> None:
     assert pair_verdict(five) == "too few pairs to test (6 at least)"
     assert six.p == six.p_holm == 2 / 2**6 and six.tests == 1
     assert pair_verdict(six) == "lower"
+
+
+def test_victims_of_one_poison_are_one_pair() -> None:
+    """Eighteen trainings on six poisons: p is that of six, however well the victims agree."""
+    records = [
+        record("narcissus", defense, goal="triggered", target=target, victim=victim,
+               probes={"x1": (hits + victim, 100)})
+        for defense, hits in (("none", 60), ("ebm", 5)) for target in range(6)
+        for victim in range(3)
+    ]  # fmt: skip
+    pair = pair_of(summary_of(records), "ebm", "none", "success x1")
+    assert (pair.pairs, pair.p) == (6, 2 / 2**6)
+    # Of a single poison the victims are what there is.
+    alone = [r for r in records if r.spec["target"] == 0]
+    assert pair_of(summary_of(alone), "ebm", "none", "success x1").pairs == 3
+
+
+def test_poisons_that_differ_are_not_told_apart_by_more_victims() -> None:
+    """No difference, but each poison suits one defense: of 200 studies 5 % may show one."""
+    rng, shown, naive = np.random.default_rng(0), 0, 0
+    nests = [(target, 0, victim) for target in range(8) for victim in range(5)]
+    for _ in range(200):
+        values = np.repeat(rng.normal(0, 1, 8), 5) + rng.normal(0, 0.1, 40)
+        zero = [0.0] * 40
+        units = independent(values.tolist(), nests), independent(zero, nests)
+        shown += sig.paired_permutation(*units) <= sig.ALPHA
+        naive += stats.ttest_1samp(values, 0).pvalue <= sig.ALPHA
+    assert shown <= 20 < 60 < naive
 
 
 def test_six_pairs_of_three_questions_cannot_show() -> None:

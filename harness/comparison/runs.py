@@ -11,7 +11,7 @@ import numpy as np
 from harness.comparison.settings import Difference, differing_settings
 from harness.report import significance as sig
 from harness.report.collect import Run
-from harness.report.nested import Nest
+from harness.report.nested import Nest, independent
 from harness.report.observations import Observation
 from harness.report.pairs import ACCURACY, by_key, measures, tested_pairs
 from harness.report.statistics import Interval, difference_interval, mean_interval
@@ -160,9 +160,10 @@ def _values(left: _Found, right: _Found) -> tuple[bool, dict[PairKey, float], di
 
 def _testable(left: _Found, right: _Found) -> bool:
     paired, these, those = _values(left, right)
+    first, second = (len(independent([*v.values()], [*v])) for v in (these, those))
     if paired:
-        return len(these) >= sig.LEAST_PAIRS
-    return sig.smallest_unpaired_p(len(these), len(those)) <= sig.ALPHA
+        return first >= sig.LEAST_PAIRS
+    return sig.smallest_unpaired_p(first, second) <= sig.ALPHA
 
 
 def _match(line: Line, left: _Found, right: _Found, resamples: int) -> Match:
@@ -182,12 +183,12 @@ def _paired(
     line: Line, goal: str, these: Sequence[float], those: Sequence[float], nests: _Nests,
     resamples: int, means: tuple[float, float],
 ) -> Match:  # fmt: skip
-    test = tested_pairs(those, these, goal, resamples)
-    differences = np.subtract(those, these)
+    left, right = independent(these, nests[0]), independent(those, nests[0])
+    test = tested_pairs(right, left, goal, resamples)
     return Match(
-        line, means, (len(these), len(those)), len(these),
-        mean_interval(differences.tolist(), nests=nests[0]),
-        float(np.std(differences, ddof=1)) if len(these) > 1 else None,
+        line, means, (len(these), len(those)), len(left),
+        mean_interval(np.subtract(those, these).tolist(), nests=nests[0]),
+        float(np.std(np.subtract(right, left), ddof=1)) if len(left) > 1 else None,
         test.name, test.p, None, test.smallest_p,
     )  # fmt: skip
 
@@ -196,18 +197,17 @@ def _unpaired(
     line: Line, these: Sequence[float], those: Sequence[float], nests: _Nests,
     resamples: int, means: tuple[float, float],
 ) -> Match:  # fmt: skip
-    trials = len(these), len(those)
-    least = sig.smallest_unpaired_p(*trials, resamples)
+    left, right = independent(these, nests[0]), independent(those, nests[1])
+    least = sig.smallest_unpaired_p(len(left), len(right), resamples)
     possible = least <= sig.ALPHA
     deviation = None
-    if min(trials) > 1:
-        within = [value - mean for group, mean in ((these, means[0]), (those, means[1]))
-                  for value in group]  # fmt: skip
+    if min(len(left), len(right)) > 1:
+        within = [value - float(np.mean(group)) for group in (left, right) for value in group]
         deviation = float(np.std(within, ddof=2))
     return Match(
-        line, means, trials, 0,
+        line, means, (len(these), len(those)), 0,
         difference_interval(those, these, nests=(nests[1], nests[0])), deviation,
         "permutation" if possible else "",
-        sig.unpaired_permutation(those, these, resamples) if possible else None,
+        sig.unpaired_permutation(right, left, resamples) if possible else None,
         None, least,
     )  # fmt: skip

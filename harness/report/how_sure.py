@@ -140,13 +140,15 @@ def _pair_words(pairs: Sequence[Pair]) -> tuple[str, ...]:
         )
     said += [
         "Each line compares two defenses that met the same attack, on the same targets with the "
-        "same seeds: its pairs. The difference is the defense's number minus the other's, in "
-        "percentage points; its 95 % interval is a bootstrap over the pairs. p says how often "
-        "chance alone would give a difference at least as large: the two of each pair are swapped "
-        "in every way, or in many random ones (permutation), or, where each target is hit or not, "
-        "the targets on which the two disagree are held against a coin (McNemar's exact test). "
-        "Who looks at many pairs finds one that differs by luck, so p (Holm) is corrected for all "
-        "p-values of one measure under one attack. A difference counts as shown where p (Holm) is "
+        "same seeds. A pair is a target with a poison seed: its victims and purifications share a "
+        "poison, and are averaged; of a single poison the victims are pairs. The difference is the "
+        "defense's number minus the other's, in percentage points; its 95 % interval is a "
+        "bootstrap. p says how often chance alone would give a difference at least as large: the "
+        "two of each pair are swapped in every way, or in many random ones (permutation), or, "
+        "where each target is hit or not, the targets on which the two disagree are held against a "
+        "coin (McNemar's exact test). Who looks at many pairs finds one that differs by luck, so p "
+        "(Holm) is corrected for all p-values of one measure under one attack. A difference counts "
+        "as shown where p (Holm) is "
         f"at most {sig.ALPHA:g}. That holds for the targets that were run, not for others.",
         f"“Pairs for {100 * POINTS:.0f} points” is how many pairs would show a difference of "
         f"{100 * POINTS:.0f} points in {100 * sig.POWER:.0f} of 100 such studies (p at most "
@@ -162,6 +164,10 @@ def _apart(pair: Pair) -> bool:
 
 def _found(pairs: Sequence[Pair]) -> str:
     shown = [pair for pair in pairs if pair.shown]
+    if all(pair.p is None for pair in pairs):
+        return f"None of {_count(len(pairs), 'comparison')} could be tested: too few pairs."
+    if all(pair.hopeless for pair in pairs):
+        return f"None of {_count(len(pairs), 'comparison')} could pass: too few pairs."
     lead = f"Of {_count(len(pairs), 'comparison')}, {len(shown) or 'none'} "
     lead += "shows" if len(shown) < 2 else "show"
     if not shown:
@@ -177,7 +183,7 @@ def _pair_table(pairs: Sequence[Pair]) -> Table:
         Head("Measure", "Accuracy on clean test images, or success on the headline probe.", False),
         Head("Defense", numeric=False),
         Head("Against", "The other defense, on the same targets and seeds.", False),
-        Head("Pairs", "Targets x seeds that both were run on."),
+        Head("Pairs", "Targets x poison seeds of both; of a single poison its victims."),
         Head("Difference (points)", "Mean of defense minus other, and its 95 % interval."),
         Head("Spread (points)", "Standard deviation of the paired differences."),
         Head("Test", numeric=False),

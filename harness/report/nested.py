@@ -46,6 +46,30 @@ def tree_of(values: Sequence[float], nests: Sequence[Nest]) -> Tree:
     return branches[0] if len(branches) == 1 else branches
 
 
+def independent(values: Sequence[float], nests: Sequence[Nest] | None) -> list[float]:
+    """Return the means of what shares a poison, which a test must not take for independent.
+
+    That is each target with a poison seed; where all share one, its victims stand for themselves.
+
+    Args:
+        values: One per nest.
+        nests: Where they stand; None where nothing is known to hang together.
+
+    >>> independent([0.0, 1.0, 1.0], [(2, 0, 0), (2, 0, 1), (7, 0, 0)])
+    [0.5, 1.0]
+    >>> independent([0.0, 1.0], [(2, 0, 0), (2, 0, 1)])
+    [0.0, 1.0]
+    """
+    if nests is None:
+        return list(values)
+    poisons: dict[Nest, list[float]] = {}
+    for value, nest in zip(values, nests, strict=True):
+        poisons.setdefault(nest[:2], []).append(value)
+    if len(poisons) == 1:
+        return list(values)
+    return [sum(group) / len(group) for group in poisons.values()]
+
+
 def is_flat(tree: Tree) -> bool:
     """Whether no level stands within another, so that nothing hangs together."""
     return isinstance(tree, float) or all(isinstance(branch, float) for branch in tree)

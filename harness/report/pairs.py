@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.report import observations as obs
 from harness.report import significance as sig
-from harness.report.nested import Nest
+from harness.report.nested import Nest, independent
 from harness.report.observations import Observation
 from harness.report.statistics import Interval, mean_interval
 from harness.report.summary import Duel, Summary
@@ -31,10 +31,10 @@ class Pair:
         setting, attack: What both met.
         measure: ``accuracy``, or ``success`` and the name of the headline probe.
         defense, against: The two; the difference is ``defense`` minus ``against``.
-        pairs: Targets x poison seeds x victim seeds that both have a trial of. Trials that differ
-            by their purification seed alone are averaged first.
-        means: Of the pairs, ``defense`` first.
-        difference: With its bootstrap interval over the pairs.
+        pairs: Targets x poison seeds that both have trials of; of a single poison its victim seeds.
+            Trials within one share a poison, and are averaged before any test.
+        means: Of all trials, ``defense`` first.
+        difference: With its bootstrap interval, which draws the trials within each pair as well.
         deviation: Standard deviation of the paired differences; None of one pair.
         test: ``permutation`` or ``McNemar``; "" where there are too few pairs for any.
         p: Two-sided, of this pair alone; None with fewer than six pairs.
@@ -82,7 +82,8 @@ def compare_pairs(summary: Summary) -> tuple[Pair, ...]:
     out of the correction takes nothing from it.
     """
     drawn = [pair for duel in summary.duels for pair in _duel_pairs(duel)]
-    resamples = sig.resamples_for(sum(len(these) >= sig.LEAST_PAIRS for *_, these, _ in drawn))
+    many = (len(independent(these, nests)) for *_, nests, these, _ in drawn)
+    resamples = sig.resamples_for(sum(count >= sig.LEAST_PAIRS for count in many))
     found = [_tested(*one, resamples=resamples) for one in drawn]
     groups = [tuple(group) for _, group in itertools.groupby(found, key=_family)]
     return tuple(pair for group in groups for pair in _corrected(group))
@@ -176,13 +177,15 @@ def _tested(
     these: list[float], those: list[float], *, resamples: int,
 ) -> Pair:  # fmt: skip
     differences = np.subtract(these, those)
-    test = tested_pairs(these, those, duel.goal if measure != ACCURACY else "", resamples)
+    left, right = (independent(values, nests) for values in (these, those))
+    apart = np.subtract(left, right)
+    test = tested_pairs(left, right, duel.goal if measure != ACCURACY else "", resamples)
     return Pair(
         setting=duel.setting, attack=duel.attack, measure=measure, defense=defense,
-        against=against, pairs=len(these),
+        against=against, pairs=len(left),
         means=(float(np.mean(these)), float(np.mean(those))),
         difference=mean_interval(differences.tolist(), nests=nests),
-        deviation=float(np.std(differences, ddof=1)) if len(these) > 1 else None,
+        deviation=float(np.std(apart, ddof=1)) if len(left) > 1 else None,
         test=test.name, p=test.p, p_holm=None, smallest_p=test.smallest_p,
     )  # fmt: skip
 
