@@ -23,7 +23,7 @@ class Again:
         version: Version and commit of the program that measured, in words.
         file: Name to save the study as; empty for one that comes with the package.
         link: The study as a ``data:`` URI.
-        needs: Per variable of the study that names a file: its name, and the file that was used.
+        needs: Per variable of the study that names a file or folder: its name, and which was used.
         before: Commands that have to run first.
         command: The command.
     """
@@ -50,7 +50,7 @@ def again(said: Study, environments: Iterable[Mapping[str, Any]]) -> Again | Non
     packaged = [n for n in sweeps.names() if n in shlex.split(said.command)[2:3]]
     file = "" if packaged else f"{said.name or 'study'}.yaml"
     variables = study.get("vars")
-    files = {k: v for k, v in variables.items() if isinstance(v, str) and PurePath(v).suffix} \
+    files = {k: v for k, v in variables.items() if isinstance(v, str) and _is_path(v)} \
         if isinstance(variables, dict) else {}  # fmt: skip
     return Again(
         version=_version(environments), file=file,
@@ -60,6 +60,10 @@ def again(said: Study, environments: Iterable[Mapping[str, Any]]) -> Again | Non
         command=shlex.join(["puregen-bench", "run", packaged[0] if packaged else file])
         + "".join(f" --set vars.{key}=PATH" for key in files),
     )  # fmt: skip
+
+
+def _is_path(text: str) -> bool:
+    return bool(PurePath(text).suffix) or "/" in text
 
 
 def _version(environments: Iterable[Mapping[str, Any]]) -> str:
