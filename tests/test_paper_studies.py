@@ -14,7 +14,7 @@ from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.spec import TrialSpec, digest
 from harness.paper import ITEMS, without_study
 from harness.plan import make_plan
-from harness.report.published import items, published
+from harness.report.published import closest, items, published
 from harness.study import StudySpec, expand, read_study
 from harness.sweeps import is_name, names, path_of
 from harness.trajectory_plan import plan_trajectories
@@ -126,6 +126,9 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
         specs[digest([untargeted, *(spec[role] for role in roles)])] = spec
     for row in published(item):
         assert any(row.differences(spec) == () for spec in specs.values()), row
+    for spec in specs.values():
+        found = closest(published(item), spec)
+        assert found is None or found[0].other_differences(spec) == ()
 
 
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])

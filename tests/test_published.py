@@ -10,12 +10,14 @@ from harness.core.errors import UnknownComponent
 from harness.report.build import build_report
 from harness.report.collect import Run, Study
 from harness.report.published import Wanted, closest, compare, items, published
-from harness.report.published_panel import published_section
+from harness.report.published_panel import SHOWN, published_section
+from harness.report.published_settings import ROLES, settings, unlike
 from harness.report.statistics import Interval
 from harness.report.summary import summarise
 from harness.report.table import markdown
 from harness.report.trials import Trial
 from harness.verification.verify import verify
+from tests.published_settings import FILE, settings_text
 from tests.report_runs import record, write_run
 
 NOTE_START = "the printed mean ± the standard deviation of one victim"
@@ -151,6 +153,94 @@ def test_text_may_leave_room() -> None:
     assert wanted.differences({"ebm": {"dataset": {"name": "cifar10"}}}) == (
         "ebm.dataset.poisons none, published *eps_255=8-*",
     )
+
+
+# What the tables do not tell
+
+
+def defended(item: str, name: str, **roles: dict) -> dict:
+    """A trial of the study that repeats a table, against Narcissus from scratch, with changes."""
+    [part] = [
+        part
+        for part in settings(item)
+        if {"from_scratch", "narcissus", "cifar10"}
+        <= {one["name"] for group in part.components.values() for one in group}
+    ]
+    picks = {"attack": "narcissus", "defense": name}
+    spec = {
+        role: next(c for c in group if c["name"] == picks.get(role, c["name"]))
+        for role, group in part.components.items()
+    }
+    spec["attack"] = {**spec["attack"], "adv_label": 3}
+    return {role: {**given, **roles.get(role, {})} for role, given in spec.items()}
+
+
+def differences(item: str, spec: dict) -> tuple[str, ...]:
+    return closest(published(item), spec)[1]
+
+
+def test_the_settings_are_those_of_the_studies() -> None:
+    assert FILE.read_text("utf-8") == settings_text(), "run python -m tests.published_settings"
+
+
+def test_a_shorter_purification_of_fewer_images_is_another_setting() -> None:
+    assert differences("table_1", defended("table_1", "puregen_ddpm")) == ()
+    spec = defended(
+        "table_1", "puregen_ddpm",
+        dataset={"train_per_class": 50},
+        defense={"steps": 2, "network_calls": 1, "sampler": "ddim"},
+    )  # fmt: skip
+    assert differences("table_1", spec) == (
+        "dataset.train_per_class 50, full study none",
+        "defense.steps 2, full study 75",
+        "defense.sampler ddim, full study ancestral",
+        "defense.network_calls 1, full study none",
+    )
+
+
+def test_networks_that_are_trained_otherwise_are_another_setting() -> None:
+    ebm = defended("table_1", "puregen_ebm")["defense"]["ebm"]
+    spec = defended("table_1", "puregen_ebm", defense={"ebm": {**ebm, "nf": 16, "seed": 5}})
+    assert differences("table_1", spec) == ("defense.ebm.nf 16, full study 128",)
+    surrogate = {**defended("table_1", "none")["attack"]["surrogate"], "name": "resnet9"}
+    spec = defended("table_1", "none", attack={"surrogate": surrogate})
+    assert differences("table_1", spec) == (
+        "attack.surrogate.name resnet9, full study resnet18",
+    )  # fmt: skip
+
+
+def test_a_number_of_poisons_is_no_place() -> None:
+    [part] = [
+        p for p in settings("table_1") if p.components["dataset"][0].get("train_per_class") == 250
+    ]
+    given = {role: group[-1] for role, group in part.components.items()}
+    wanted = tuple(Wanted(given[role]["name"]) for role in ROLES)
+    given["attack"] = {**given["attack"], "poisons": 1}
+    assert unlike("table_1", wanted, given) == ("attack.poisons 1, full study 25",)
+
+
+@pytest.mark.parametrize(
+    ("defense", "roles"),
+    [
+        ("puregen_ebm", {"defense": {"ebm": {"path": "/weights/ebm"}, "batch_size": 64}}),
+        ("puregen_ddpm", {"defense": {"ddpm": {"hub": "a/b", "revision": "main"}}}),
+        ("none", {"dataset": {"root": "/data"}}),
+        ("none", {"attack": {"trigger": "/narcissus.npy", "surrogate": None, "pood": None}}),
+        ("epic", {"defense": {"memory_mib": 10}}),
+    ],
+)
+def test_where_something_is_and_what_is_speed_alone_is_no_other_setting(defense, roles) -> None:
+    assert differences("table_1", defended("table_1", defense, **roles)) == ()
+
+
+def test_a_table_shows_the_first_differences_and_the_numbers_all() -> None:
+    recipe = {"epochs": 1, "lr": 1, "momentum": 1, "weight_decay": 1, "flip": 1, "crop_pad": 1,
+              "batch_size": 1, "warmup": 9}  # fmt: skip
+    section = published_section(*run_of({0: 10}, classifier={"recipe": recipe}))
+    [pair] = section.pairs
+    assert len(pair.differences) == SHOWN + 1
+    assert "and 1 more" in markdown(section.table)
+    assert section.frame["differs_in"][0] == "; ".join(pair.differences)
 
 
 # Verdicts

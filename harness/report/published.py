@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from harness.core.errors import DataError, UnknownComponent, nearest
+from harness.report.published_settings import ROLES, unlike
 from harness.report.statistics import Interval, interval_of_printed, wilson
 
 TARGETED = ("gradient_matching", "bullseye_polytope")
@@ -80,17 +81,18 @@ class PublishedRow:
     accuracy_std: float | None
     note: str = ""
 
-    def differences(self, spec: Mapping[str, Any]) -> tuple[str, ...] | None:
-        """Return in what a trial's spec differs from this, or None for another attack or defense.
+    def is_of(self, spec: Mapping[str, Any]) -> bool:
+        """Whether a trial's spec has this attack and this defense, in whatever setting."""
+        names = (_component(spec, "attack")["name"], _component(spec, "defense")["name"])
+        return names == (self.attack.name, self.defense.name)
+
+    def told_differences(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in what of that which this tells a trial's spec differs (see ``is_of``).
 
         Args:
             spec: A trial's spec as its record holds it.
         """
-        given = {role: _component(spec, role) for role in _ROLES}
-        if (given["attack"]["name"], given["defense"]["name"]) != (
-            self.attack.name, self.defense.name,
-        ):  # fmt: skip
-            return None
+        given = {role: _component(spec, role) for role in ROLES}
         found = []
         settings = {
             "scenario": self.scenario, "dataset": self.dataset, "classifier": self.classifier.name
@@ -104,8 +106,28 @@ class PublishedRow:
             found += self.classifier.differences(given["classifier"])
         return tuple(found)
 
+    def other_differences(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in what else a trial's spec differs from the study that repeats this.
 
-_ROLES = ("dataset", "scenario", "attack", "defense", "classifier")
+        :mod:`harness.report.published_settings` says what is compared.
+        """
+        given = {role: _component(spec, role) for role in ROLES}
+        return unlike(self.item, self._wanted(), given)
+
+    def differences(self, spec: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return in what a trial's spec differs from this, or None for another attack or defense.
+
+        First in what this tells, then in what else the study that repeats it sets.
+        """
+        if not self.is_of(spec):
+            return None
+        return (*self.told_differences(spec), *self.other_differences(spec))
+
+    def _wanted(self) -> tuple[Wanted, ...]:
+        """Return the component of each role, as this tells it."""
+        return (
+            Wanted(self.dataset), Wanted(self.scenario), self.attack, self.defense, self.classifier
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +179,20 @@ def closest(
 ) -> tuple[PublishedRow, tuple[str, ...]] | None:
     """Return the row that a trial repeats best, and in what it differs; None if none is like it.
 
-    Of rows that differ in as many things the first is taken.
+    That is one which differs in the fewest things of those that it tells; of several the one whose
+    study is most like the trial, and then the first.
     """
-    found = [(row, d) for row in rows if (d := row.differences(spec)) is not None]
-    return min(found, key=lambda pair: len(pair[1])) if found else None
+    like = [row for row in rows if row.is_of(spec)]
+    if not like:
+        return None
+    told = [row.told_differences(spec) for row in like]
+    least = min(map(len, told))
+    found = [
+        (row, (*differs, *row.other_differences(spec)))
+        for row, differs in zip(like, told, strict=True)
+        if len(differs) == least
+    ]
+    return min(found, key=lambda pair: len(pair[1]))
 
 
 def compare(theirs: Interval | None, ours: Interval | None) -> Verdict:

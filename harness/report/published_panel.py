@@ -37,8 +37,12 @@ NOTE = (
     "are no brackets. Ours: the main table's 95 % interval of the mean. They agree where these two "
     "intervals share a value, or the one holds the other's bare number; that is no proof that the "
     "two are the same. Without two intervals no difference is told. No verdict is given where the "
-    "setting is another one, nor on seconds: the paper's are of other hardware."
+    "setting is another one than the table's and its full study's, nor on seconds: the paper's are "
+    "of other hardware."
 )
+SHOWN = 6
+"""Most differences that the table shows of a row; the numbers (``published.csv``) have them all."""
+
 _WORDS: dict[Verdict, str] = {
     "agrees": "agrees", "lower": "ours is lower", "higher": "ours is higher",
     "unknown": "no interval",
@@ -156,7 +160,7 @@ def _entries(pair: Pair) -> tuple[Entry, ...]:
         _word(ours.defense), _percent(theirs.success, theirs.success_std),
         _percent(_measured(ours)), _word(_verdict(pair.success, theirs.success is not None)),
         _percent(theirs.accuracy, theirs.accuracy_std), _percent(ours.accuracy),
-        _word(_verdict(pair.accuracy, theirs.accuracy is not None)), _word(_differs(pair)),
+        _word(_verdict(pair.accuracy, theirs.accuracy is not None)), _word(_differs(pair, SHOWN)),
     )  # fmt: skip
 
 
@@ -164,8 +168,11 @@ def _measured(row: Row) -> Interval | None:
     return row.headline.success if row.headline else None
 
 
-def _differs(pair: Pair) -> str:
-    return "; ".join((*pair.differences, *filter(None, [pair.theirs.note])))
+def _differs(pair: Pair, most: int | None = None) -> str:
+    shown = pair.differences[:most]
+    rest = len(pair.differences) - len(shown)
+    more = f"and {rest} more" if rest else ""
+    return "; ".join((*shown, *filter(None, [more, pair.theirs.note])))
 
 
 def _percent(interval: Interval | None, std: float | None = None) -> Entry:
