@@ -79,20 +79,6 @@ def diffusion_chain(model: NoiseModel, diffusion: Diffusion | None = None) -> Ch
 
 
 @dataclass(frozen=True, eq=False)
-class Band:
-    """A curve over the steps: means over images with their standard errors, float64 (S,)."""
-
-    mean: NDArray[np.float64]
-    error: NDArray[np.float64]
-
-
-def band(values: Curve) -> Band:
-    """Return mean and standard error over the images of (S, N)."""
-    values64 = values.astype(np.float64)
-    return Band(values64.mean(1), values64.std(1, ddof=1) / np.sqrt(values.shape[1]))
-
-
-@dataclass(frozen=True, eq=False)
 class Trajectory:
     """Distances and energies of N images at S step counts; Psi is the purifier.
 

@@ -149,7 +149,12 @@ def execute(
         tracking: A tracking URI, "" for the default store, or None for no tracking.
         joins: Whether the executor joins a cluster that others started.
     """
-    from harness.generator_tools import describe_generator, generators_of, generators_used
+    from harness.generator_tools import (
+        describe_generator,
+        generators_followed,
+        generators_of,
+        generators_used,
+    )
     from harness.progress import Progress
     from harness.run import run_study
     from harness.trajectory_run import run_trajectories
@@ -201,9 +206,11 @@ def execute(
         numbers = {noun: summary.planned, f"{noun}_done": summary.done}
         if tracker is not None:
             used = generators_used(folder, workshop)
+            followed = generators_followed(folder)
+            known = ((p, describe_generator(p)) for p in generators_of(study, workshop))
             tracker.register(
-                (path, describe_generator(path), used.get(path, ()))
-                for path in generators_of(study, workshop)
+                (path, said, [*used.get(path, ()), *followed.get(said["digest"], ())])
+                for path, said in known
             )
         # Of trajectories that failed there is no record, and none of other settings is shown.
         unmade = study.trajectories and not summary.done

@@ -133,6 +133,26 @@ def generators_used(run: Path, workshop: Workshop) -> dict[Path, list[str]]:
     return found
 
 
+def generators_followed(run: Path) -> dict[str, list[str]]:
+    """Return which trajectories of a run went through a generator, or were judged by it.
+
+    Returns:
+        Names of trajectories by the digest of the generator's files: they are what was used, also
+        where a path has come to hold other weights.
+    """
+    found: dict[str, list[str]] = {}
+    for file in sorted((run / "trajectories").glob("*/trajectory.json")):
+        try:
+            note = json.loads(file.read_text())
+            networks = [note["generator"], note["energy"]]
+            digests = {network["digest"] for network in networks if network is not None}
+        except (OSError, ValueError, KeyError, TypeError):  # the report names it
+            continue
+        for content in digests:
+            found.setdefault(content, []).append(file.parent.name)
+    return found
+
+
 def _generators(entry: Entry[Any], spec: ComponentSpec) -> Iterator[Reference]:
     for reference in references(entry, spec):
         if reference.kind == "defense":

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UI_PORT = 5000
-GENERATOR = "puregen.generator"  # tag: the model versions that a trial used, "puregen-ebm/3"
+GENERATOR = "puregen.generator"  # tag: the model versions that a run used, "puregen-ebm/3"
 STAGES = ("clean", "poisoned", "purified")
 
 
@@ -73,7 +73,7 @@ class Tracker:
         self._artifacts = None if server else (runs / "mlartifacts" / study_name).as_uri()
         self._logged: dict[str, tuple[str, str]] = {}  # trial id: run id, digest of the record
         self._study_tags: dict[str, str] = {}
-        self._generators: dict[str, set[str]] = {}  # trial id: model versions
+        self._generators: dict[str, set[str]] = {}  # trial id or trajectory: versions
         self._images: dict[str, str] = {}
 
     def start(self, study: Mapping[str, Json]) -> None:
@@ -135,9 +135,8 @@ class Tracker:
         try:
             if earlier:  # of other settings
                 self._client.delete_run(earlier)
-            run = log_trajectory(
-                self._client, self._experiment, self._parent, folder, self._study_tags
-            )
+            tags = self._study_tags | self._generator_tag([name])
+            run = log_trajectory(self._client, self._experiment, self._parent, folder, tags)
             self._logged[name] = run, digest
             self.missed.discard(name)
         except self._troubles as error:
@@ -172,12 +171,13 @@ class Tracker:
             self.log_trajectory(note.parent)
 
     def register(self, generators: Iterable[tuple[Path, dict[str, Json], Collection[str]]]) -> None:
-        """Put generators into the model registry, and tag the trials that used them with versions.
+        """Put generators into the model registry, and tag what used them with versions.
 
         Never raises for the store.
 
         Args:
-            generators: Path of each, what is known of it, and the ids of the trials that used it.
+            generators: Path of each, what is known of it, and the ids of the trials, or the
+                names of the trajectories, that used it.
         """
         for path, description, trials in generators:
             try:
@@ -238,6 +238,7 @@ class Tracker:
         # Tables take seconds to import, and only the end of a run needs them.
         from harness.tracking_summary import joined_tags, log_summaries, summary_runs
 
+        self._tag_parent(self._generator_tag(self._generators))
         try:
             rows = summary_runs(self.run_folder, self._generator_tag)
         except UsageError:  # no trial has a record
@@ -246,7 +247,6 @@ class Tracker:
             self._client, self._experiment, self._parent, rows, self._study_tags, self._log_dataset
         )
         self._tag_parent(joined_tags(row.trial for row in rows))
-        self._tag_parent(self._generator_tag(self._generators))
 
     def _log_dataset(self, run: str, record: TrialRecord) -> None:
         self._images = self._images or image_digests(self.run_folder)

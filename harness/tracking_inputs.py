@@ -42,20 +42,45 @@ def log_dataset(
         images: Digests of the images by label: a path does not tell when the file behind it
             becomes another one. A dataset that is not in it has the hash of its spec, marked so.
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     spec: dict[str, Json] = record.spec["dataset"]
     label = record.labels.get("dataset") or str(spec["name"])
     profile = {"train_rows": record.train_rows, "test_rows": record.test_rows}
+    content = images.get(label) or f"spec-{digest(spec)}"
+    _log_input(client, run, label, content, spec, "training", json.dumps(profile))
+
+
+def log_followed_dataset(client: MlflowClient, run: str, note: Mapping[str, Json]) -> None:
+    """Log the dataset whose images a trajectory follows, with the digest of its images.
+
+    Args:
+        client: Of the store.
+        run: Id.
+        note: What was written of the trajectory.
+    """
+    spec = note["spec"]["dataset"]
+    _log_input(client, run, str(spec["name"]), note["identities"]["dataset"], spec, "evaluation")
+
+
+def _log_input(
+    client: MlflowClient,
+    run: str,
+    name: str,
+    content: str,
+    spec: Mapping[str, Json],
+    context: str,
+    profile: str | None = None,
+) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     dataset = Dataset(
-        name=label,
-        digest=(images.get(label) or f"spec-{digest(spec)}")[:32],
+        name=name,
+        digest=content[:32],
         source_type="puregen-bench",
         source=json.dumps(spec),
-        profile=json.dumps(profile),
+        profile=profile,
     )
-    context = InputTag("mlflow.data.context", "training")
-    client.log_inputs(run, [DatasetInput(dataset, [context])])
+    tag = InputTag("mlflow.data.context", context)
+    client.log_inputs(run, [DatasetInput(dataset, [tag])])
 
 
 def register_generator(

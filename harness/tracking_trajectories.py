@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.flat_record import RAN_ON, spec_params
+from harness.tracking_inputs import log_followed_dataset
 from harness.tracking_store import log_batch
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def log_trajectory(
         experiment: Id.
         parent: Id of the study's run.
         folder: Of the trajectory.
-        tags: Of the study.
+        tags: Of the study, and of the trajectory's generators where they are registered.
     """
     note = json.loads((folder / NOTE).read_text())
     ran_on = {name: str(note["environment"].get(name) or "") for name in RAN_ON}
@@ -50,6 +51,7 @@ def log_trajectory(
         },
     ).info.run_id
     log_batch(client, run, _points(note, folder), spec_params(note["spec"]))
+    log_followed_dataset(client, run, note)
     client.log_artifacts(run, str(folder))
     client.set_tag(run, "puregen.record", note_digest(folder))
     client.set_terminated(run, "FINISHED")

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from harness import sweeps
 from harness.leaderboard.reading import read_submission
 from harness.leaderboard.site import build_site
 from harness.leaderboard.writing import About, write_submission
@@ -184,6 +186,48 @@ def test_the_report(runs: Path, ui: Ui, page: Any, tmp_path: Path) -> None:
     details.locator("summary").click()
     assert "name: smoke" in details.locator("pre").inner_text()
     page.screenshot(path=tmp_path / "report.png", full_page=True)
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a study that follows images, run as a user would."""
+    folder = tmp_path_factory.mktemp("followed")
+    weights = str(sweeps.folder() / "weights" / "shapes_ebm")
+    study = {
+        "name": "followed",
+        "dataset": {"name": "shapes", "train": 60, "test": 30},
+        "trajectories": [
+            {"name": "pattern", "generator": {"path": weights}, "temperature": 2e-5,
+             "steps": [4, 40, 80], "count": 8},
+        ],
+    }  # fmt: skip
+    file = folder / "followed.yaml"
+    file.write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "harness", "run", str(file), "--in-process", "--no-tracking"]
+    command += ["--store", str(folder / "store"), "--out", str(folder / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return folder / "run" / "report" / "index.html"
+
+
+def test_the_page_of_a_trajectory(followed: Path, page: Any, tmp_path: Path) -> None:
+    page.goto(followed.as_uri())
+    check_sorting(page, "t0-numbers", "Clean → purified poison")
+    controls = page.locator('.controls[data-for="t0-numbers"]')
+    assert controls.locator("select").count() == 0  # it has no attacks and defenses to choose
+    rows = page.locator("#t0-numbers tbody tr:visible")
+    assert rows.count() == 4
+    controls.locator(".find").fill(column(page, "t0-numbers", 1)[-1])  # of the last row alone
+    assert rows.count() == 1
+    assert controls.locator(".shown").inner_text() == "1 of 4 rows"
+    controls.locator(".find").fill("")
+    assert rows.count() == 4
+    drawings = page.locator("figure .paper > *")
+    assert drawings.count() == 3
+    for drawing in drawings.all():
+        box = drawing.bounding_box()
+        assert box["width"] > 100 and box["height"] > 100
+    page.screenshot(path=tmp_path / "trajectory.png", full_page=True)
 
 
 @pytest.fixture(scope="module")

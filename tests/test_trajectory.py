@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from defenses._purify import energy_steps
 from defenses.puregen_ddpm import PuregenDdpm
@@ -18,7 +19,6 @@ from generative.trajectory import (
     Chain,
     Trajectory,
     as_noisy,
-    band,
     crossing,
     diffusion_chain,
     langevin_chain,
@@ -32,6 +32,7 @@ from harness.core.errors import DataError
 from harness.core.pixels import add_within, to_bytes
 from harness.core.seeds import stream, subseed
 from harness.datasets.shapes import Shapes
+from harness.report.trajectory_band import band
 from harness.report.trajectory_figure import distances, draw, energies, facts, write
 
 SHAPE = (3, 32, 32)
@@ -184,6 +185,9 @@ def test_bands_and_ranks_by_hand() -> None:
     line = band(np.float32([[1, 2, 3], [0, 0, 0]]))
     np.testing.assert_allclose(line.mean, [2, 0])
     np.testing.assert_allclose(line.error, [1 / np.sqrt(3), 0])
+    quantile = 4.302653  # of t with 2 degrees of freedom, at 97.5 %: from a printed table
+    np.testing.assert_allclose(line.high, [2 + quantile / np.sqrt(3), 0], rtol=1e-6)
+    np.testing.assert_allclose(line.low, [2 - quantile / np.sqrt(3), 0], rtol=1e-6)
     clean, poison = np.float32([[1, 2, 3]]), np.float32([[2, 4, 0]])
     found = Trajectory((0,), clean, clean, clean, clean, poison)
     assert found.told_apart(0) == pytest.approx((1.5 + 3 + 0) / 9)  # a tie is half
@@ -235,6 +239,14 @@ def test_figures_show_the_numbers(shipped: Trajectory, tmp_path: Path) -> None:
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_xdata()) > 1}
     np.testing.assert_allclose(drawn["clean → purified poison"], band(shipped.clean_to_poison).mean)
     np.testing.assert_allclose(drawn["poison → purified poison"], band(shipped.poison_moved).mean)
+    for filled, values in zip(
+        ax.collections,
+        (shipped.clean_moved, shipped.poison_moved, shipped.clean_to_poison),
+        strict=True,
+    ):
+        last = [y for x, y in filled.get_paths()[0].vertices if x == 80]
+        found = stats.ttest_1samp(values[-1].astype(np.float64), 0).confidence_interval(0.95)
+        assert (min(last), max(last)) == pytest.approx((found.low, found.high))
     [note] = [t.get_text() for t in ax.texts if t.get_text().startswith("from step")]
     assert note.startswith(f"from step {shipped.freed:.0f} on: purified poison nearer to clean")
     histograms = energies(shipped, "Langevin steps", 1)

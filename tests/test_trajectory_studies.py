@@ -328,3 +328,40 @@ def test_mlflow_has_the_curves_and_the_figures(cli, tmp_path, done) -> None:
     assert pattern.data.params["temperature"] == "2e-05"
     files = {file.path for file in client.list_artifacts(pattern.info.run_id)}
     assert {"distances.svg", "energies.png", "images.png", "trajectory.csv"} <= files
+
+
+def test_mlflow_knows_a_trajectorys_images_and_its_generators(cli, tmp_path, done) -> None:
+    from mlflow import MlflowClient  # noqa: TID251
+
+    command = ("run", write(tmp_path), "--store", done / "store", "--in-process")
+    assert cli(*command) == 0
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    versions = {
+        version.tags["puregen.digest"]: f"{version.name}/{version.version}"
+        for version in client.search_model_versions("name='puregen-ebm'")
+    }
+    assert len(versions) == 2
+
+    def check() -> None:
+        experiment = client.get_experiment_by_name("followed").experiment_id
+        runs = client.search_runs([experiment])
+        followed = [one for one in runs if one.data.tags["puregen.kind"] == "trajectory"]
+        assert len(followed) == 2
+        for one in followed:
+            folder = tmp_path / "runs/followed/trajectories" / one.info.run_name
+            note = json.loads((folder / "trajectory.json").read_text())
+            [given] = one.inputs.dataset_inputs
+            assert given.dataset.name == "shapes"
+            assert given.dataset.digest == note["identities"]["dataset"][:32]
+            assert json.loads(given.dataset.source) == note["spec"]["dataset"]
+            assert [(t.key, t.value) for t in given.tags] == [("mlflow.data.context", "evaluation")]
+            networks = [note[key] for key in ("generator", "energy") if note[key] is not None]
+            used = sorted(versions[network["digest"]] for network in networks)
+            assert one.data.tags["puregen.generator"] == ", ".join(used)
+        [study] = [one for one in runs if one.data.tags["puregen.kind"] == "study"]
+        assert study.data.tags["puregen.generator"] == ", ".join(sorted(versions.values()))
+
+    check()
+    changed = ("--set", "trajectories.0.count=5")  # logged anew, in place of the earlier one
+    assert cli(*command, *changed) == 0
+    check()

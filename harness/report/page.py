@@ -115,14 +115,14 @@ def render_page(
         beside=beside,
         beside_note=NOTE,
         beside_heads=heads(beside.table) if beside else (),
-        beside_lines=_table_lines(
+        beside_lines=table_lines(
             beside.table, [(p.ours.attack, p.ours.defense, "") for p in beside.pairs]
         )
         if beside
         else (),
         sure=sure,
         pair_heads=heads(sure.pair_table),
-        pair_lines=_table_lines(
+        pair_lines=table_lines(
             sure.pair_table,
             [
                 (p.attack, f"{p.defense}|{p.against}", "shown" if p.shown else "")
@@ -130,7 +130,7 @@ def render_page(
             ],
         ),
         split_heads=heads(sure.split_table),
-        split_lines=_table_lines(sure.split_table, [(s.attack, s.defense, "") for s in sure.splits])
+        split_lines=table_lines(sure.split_table, [(s.attack, s.defense, "") for s in sure.splits])
         if any(s.parts for s in sure.splits)
         else (),
         unsplit=sorted({s.note for s in sure.splits if s.note}),
@@ -138,7 +138,7 @@ def render_page(
         floors=_floors(trials),
         repeats=_repeats(run, beside),
         trial_heads=heads(each),
-        trial_lines=_table_lines(
+        trial_lines=table_lines(
             each, [(t.attack, t.defense, "" if t.ok else "failed") for t in trials]
         ),
         failed=[t for t in trials if not t.ok],
@@ -270,9 +270,11 @@ def heads(table: Table) -> list[tuple[str, str, str]]:
     return [(h.title, "num" if h.numeric else "text", h.help) for h in table.heads]
 
 
-def _table_lines(table: Table, owners: Sequence[tuple[str, str, str]]) -> list[Line]:
-    """Return the rows of a table, each with its owner: attack, defense and classes."""
+def table_lines(table: Table, owners: Sequence[tuple[str, str, str]] | None = None) -> list[Line]:
+    """Return the rows of a table, each with its owner, if any: attack, defense and classes."""
     lines = []
+    if owners is None:
+        owners = [("", "", "")] * len(table.rows)
     for index, (row, owner) in enumerate(zip(table.rows, owners, strict=True)):
         attack, defense, classes = owner
         cells = tuple(_entry(*pair) for pair in zip(table.heads, row, strict=True))

@@ -18,6 +18,7 @@ from harness.core.files import write_aside
 from harness.report.figures import Drawing, stored
 from harness.report.panels import panels
 from harness.report.style import FAINT, FLOOR, INK, RC, UNDEFENDED, looks
+from harness.report.trajectory_band import band
 
 if TYPE_CHECKING:  # a report needs no torch
     from generative.trajectory import Curve, Trajectory
@@ -27,14 +28,12 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 
 
 def distances(found: Trajectory, unit: str) -> Figure:
-    """Three distances against the step count, with bands of two standard errors.
+    """Three distances against the step count, with bands of 95 % t intervals.
 
     Args:
         found: What was measured.
         unit: What is counted: ``"Langevin steps"``.
     """
-    from generative.trajectory import band
-
     figure, (ax,) = panels(1)
     curves = (
         ("clean → purified clean", found.clean_moved, _CLEAN),
@@ -43,8 +42,7 @@ def distances(found: Trajectory, unit: str) -> Figure:
     )
     for (label, values, colour), dash in zip(curves, _DASHES, strict=True):
         line = band(values)
-        low, high = line.mean - 2 * line.error, line.mean + 2 * line.error
-        ax.fill_between(found.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.fill_between(found.steps, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
         ax.plot(
             found.steps, line.mean, color=colour, linestyle=dash, marker="o", markersize=3,
             label=label,
@@ -227,9 +225,9 @@ def _of_distances(found: Trajectory, unit: str) -> str:
         else f"from step {found.freed:.0f} on they are nearer to it than to the poison (circle)"
     )
     return (
-        f"{len(found.clean_moved[0])} images: means, with bands of two standard errors. Clean and "
-        f"poisoned images have the same noise. {marked}; {freed}. Where the curves cross, most of "
-        "the poison is gone; what the clean image moves is the price."
+        f"{len(found.clean_moved[0])} images: means, with bands of 95 % t intervals over them. "
+        f"Clean and poisoned images have the same noise. {marked}; {freed}. Where the curves "
+        "cross, most of the poison is gone; what the clean image moves is the price."
     )
 
 

@@ -21,6 +21,7 @@ from harness.report.page import (
     heads,
     plain_lines,
     repeats,
+    table_lines,
     template,
 )
 from harness.report.table import Entry, Head, Table, markdown
@@ -121,7 +122,7 @@ def render_trajectories(run: TrajectoryRun) -> str:
         repeats=repeats(study.study),
         followed=[_section(one, f"t{i}") for i, one in enumerate(run.followed)],
         overview_heads=heads(overview),
-        overview_lines=plain_lines(overview),
+        overview_lines=table_lines(overview),
         missing=run.missing,
         problems=run.problems,
         parts_heads=heads(parts),
@@ -147,15 +148,16 @@ def _anywhere(study: Study) -> Study:
 
 
 def _section(one: Written, prefix: str) -> dict[str, Any]:
-    """Return what the page has of one trajectory; ``prefix`` keeps the figures' ids apart."""
+    """Return what the page has of one trajectory; ``prefix`` keeps its ids apart."""
     table = numbers_table(one)
     return {
         "name": one.name,
+        "id": f"{prefix}-numbers",
         "setting": _setting(one.note),
         "conclusions": conclusions(one.note),
         "figures": [(d, figure_element(d, f"{prefix}-{d.name}")) for d in one.drawings],
         "heads": heads(table),
-        "lines": plain_lines(table),
+        "lines": table_lines(table),
     }
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.report.trajectory_band import band
+
 if TYPE_CHECKING:  # a report needs no torch
     from generative.trajectory import Trajectory
 
 
 def table_rows(found: Trajectory) -> list[dict[str, float]]:
     """Return one row per snapshot: means with their standard errors, and what energy tells."""
-    from generative.trajectory import band
-
     columns: dict[str, NDArray[Any]] = {"steps": np.array(found.steps)}
     for name, values in _curves(found):
         line = band(values)

@@ -28,17 +28,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const controls = document.querySelector(`.controls[data-for="${table.id}"]`);
   const [find, attack, defense, shown] =
     [".find", ".by-attack", ".by-defense", ".shown"].map((s) => controls.querySelector(s));
+  // A table that has no attacks and defenses has no choices of them.
   const filter = () => {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
     for (const row of original) {
       const text = row.textContent.toLowerCase();
       row.hidden = !(words.every((word) => text.includes(word))
-        && (!attack.value || row.dataset.attack === attack.value)
-        && (!defense.value || row.dataset.defense.split("|").includes(defense.value)));
+        && (!attack?.value || row.dataset.attack === attack.value)
+        && (!defense?.value || row.dataset.defense.split("|").includes(defense.value)));
       count += !row.hidden;
     }
     shown.textContent = count < original.length ? `${count} of ${original.length} rows` : "";
   };
-  for (const control of [find, attack, defense]) control.addEventListener("input", filter);
+  for (const control of [find, attack, defense]) control?.addEventListener("input", filter);
 }
