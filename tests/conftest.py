@@ -60,3 +60,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is no folder; set PUREGEN_BENCH_SHARED to one")
     return folder
+
+
+@pytest.fixture
+def torchs_precision() -> None:
+    """Convolutions as torch starts: an earlier test may have left them otherwise."""
+    import torch
+
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]

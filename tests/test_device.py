@@ -47,6 +47,7 @@ def precisions() -> tuple[str, str]:
     return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
 
 
+@pytest.mark.usefixtures("torchs_precision")
 def test_float32_is_no_tf32_for_a_while() -> None:
     before = precisions()
     assert before[0] == "tf32"  # torch's default: the reason for all this

@@ -99,6 +99,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(nf: int, dtype: torch.dtype
         assert torch.equal(energy.energy(x[start:stop]), energies[start:stop])
 
 
+@pytest.mark.usefixtures("torchs_precision")
 @pytest.mark.parametrize(("dtype", "setting"), [(torch.float32, "ieee"), (torch.bfloat16, "tf32")])
 def test_energies_in_float32_are_not_rounded_to_tf32(
     dtype: torch.dtype, setting: str, monkeypatch: pytest.MonkeyPatch

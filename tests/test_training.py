@@ -89,6 +89,7 @@ def test_a_training_that_diverges_says_so() -> None:
         trained(0, recipe=replace(NET.recipe, lr=1e30, precision="fp32"))
 
 
+@pytest.mark.usefixtures("torchs_precision")
 @pytest.mark.parametrize(("precision", "setting"), [("fp32", "ieee"), ("bf16", "tf32")])
 def test_a_training_in_float32_is_not_rounded_to_tf32(precision: str, setting: str) -> None:
     rng, seen = stream(0, "train"), []

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Literal, TypeVar
 
 import torch
@@ -71,18 +72,31 @@ def true_float32(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Let a GPU compute in float32 where ``dtype`` is float32; elsewhere change nothing.
 
     Unless it is told otherwise, torch lets cuDNN round the factors of float32 convolutions to TF32,
-    which has ten bits of mantissa. The setting is the process's; it is put back at the end.
+    which has ten bits of mantissa. The setting is the process's, so the first of several threads
+    sets it, and the last one puts it back.
     """
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    concerned = kinds if dtype == torch.float32 else ()
-    before = [kind.fp32_precision for kind in concerned]
+    if dtype != torch.float32:
+        yield
+        return
+    with _setting:
+        if not _before:
+            _before.append(tuple(kind.fp32_precision for kind in _KINDS))
+            for kind in _KINDS:
+                kind.fp32_precision = "ieee"
+        else:
+            _before.append(_before[0])
     try:
-        for kind in concerned:
-            kind.fp32_precision = "ieee"
         yield
     finally:
-        for kind, precision in zip(concerned, before, strict=True):
-            kind.fp32_precision = precision
+        with _setting:
+            for kind, precision in zip(_KINDS, _before.pop(), strict=True):
+                if not _before:
+                    kind.fp32_precision = precision
+
+
+_KINDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+_setting = Lock()
+_before: list[tuple[str, ...]] = []  # one entry per user at this moment
 
 
 def on_device(values: Tensor, device: torch.device | str) -> Tensor:
