@@ -67,4 +67,5 @@ def torchs_precision() -> None:
     """Convolutions as torch starts: an earlier test may have left them otherwise."""
     import torch
 
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+    for kind in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
+        kind.fp32_precision = "tf32"
