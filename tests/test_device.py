@@ -65,6 +65,17 @@ def test_float32_is_no_tf32_for_a_while() -> None:
     assert torch.backends.cudnn.allow_tf32  # and the older way to ask works again
 
 
+@pytest.mark.usefixtures("torchs_precision")
+def test_float32_stays_until_the_last_of_two_threads_has_left() -> None:
+    before, one, other = precisions(), true_float32(), true_float32()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert precisions() == ("ieee", "ieee")
+    other.__exit__(None, None, None)
+    assert precisions() == before
+
+
 class OnCpu:
     """Stands for a tensor, and notes what is asked of it."""
 

@@ -79,18 +79,16 @@ def true_float32(dtype: torch.dtype = torch.float32) -> Iterator[None]:
         yield
         return
     with _setting:
-        if not _before:
-            _before.append(tuple(kind.fp32_precision for kind in _KINDS))
-            for kind in _KINDS:
-                kind.fp32_precision = "ieee"
-        else:
-            _before.append(_before[0])
+        _before.append(_before[0] if _before else tuple(k.fp32_precision for k in _KINDS))
+        for kind in _KINDS:
+            kind.fp32_precision = "ieee"
     try:
         yield
     finally:
         with _setting:
-            for kind, precision in zip(_KINDS, _before.pop(), strict=True):
-                if not _before:
+            precisions = _before.pop()
+            if not _before:
+                for kind, precision in zip(_KINDS, precisions, strict=True):
                     kind.fp32_precision = precision
 
 
