@@ -177,12 +177,16 @@ def energy_steps(
     precision: Precision,
     temperature: float = TEMPERATURE,
     step_size: float = STEP_SIZE,
+    steps_per_call: int = 1,
 ) -> Purifier:
     """Return the purifier that takes Langevin steps on an energy network."""
     energy = FoldedEnergy(ebm, pick_dtype(precision, device_of(ebm)))
 
     def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
-        return langevin(x, steps, energy, noise, temperature=temperature, step_size=step_size)
+        return langevin(
+            x, steps, energy, noise,
+            temperature=temperature, step_size=step_size, steps_per_call=steps_per_call,
+        )  # fmt: skip
 
     return purify
 

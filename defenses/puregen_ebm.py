@@ -22,7 +22,7 @@ from defenses._purify import (
     snapshot_images,
 )
 from generative.ebm import EBM, FoldedEnergy
-from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
+from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, check_calls, langevin
 from harness.core.data import ImageSet
 from harness.core.device import Precision, pick_dtype
 from harness.core.errors import DataError
@@ -39,6 +39,7 @@ def purify_rows(
     *,
     temperature: float = TEMPERATURE,
     step_size: float = STEP_SIZE,
+    steps_per_call: int = 1,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.uint8]:
@@ -50,7 +51,7 @@ def purify_rows(
         energy: Energy network.
         steps: Langevin steps.
         seed: Of the noise.
-        temperature, step_size: See :func:`generative.langevin.langevin`.
+        temperature, step_size, steps_per_call: See :func:`generative.langevin.langevin`.
         batch_size: Images in flight.
         device: Where the energy network is.
 
@@ -59,7 +60,10 @@ def purify_rows(
     """
 
     def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
-        return langevin(x, steps, energy, noise, temperature=temperature, step_size=step_size)
+        return langevin(
+            x, steps, energy, noise,
+            temperature=temperature, step_size=step_size, steps_per_call=steps_per_call,
+        )  # fmt: skip
 
     return purify_images(images, ids, purify, seed, batch_size=batch_size, device=device)
 
@@ -77,6 +81,8 @@ class PuregenEbm:
         steps: Langevin steps: 150 from scratch, 500 linear transfer, 1000 fine-tune in the paper.
         temperature: Divides the energy.
         step_size: Noise standard deviation per step, in units of [-1, 1].
+        steps_per_call: Steps that one call of the network stands for, a divisor of ``steps``: 1 as
+            published; 2 takes half the time and was not seen to change the result.
         precision: Type the network computes in; the state stays float32.
         batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
@@ -85,6 +91,7 @@ class PuregenEbm:
     steps: int = 150
     temperature: float = TEMPERATURE
     step_size: float = STEP_SIZE
+    steps_per_call: int = 1
     precision: Precision = "auto"
     batch_size: int | None = None
 
@@ -104,6 +111,7 @@ class PuregenEbm:
         check_at_least_one(steps=self.steps, batch_size=self.batch_size)
         if self.temperature <= 0 or self.step_size <= 0:
             raise DataError("temperature and step_size must be positive.")
+        check_calls(self.steps, self.steps_per_call)
 
     def check(self, train: ImageSet) -> None:
         """Check that the network can take these images."""
@@ -117,6 +125,7 @@ class PuregenEbm:
         images = purify_rows(
             train.images, train.ids, energy, self.steps, subseed(rng),
             temperature=self.temperature, step_size=self.step_size,
+            steps_per_call=self.steps_per_call,
             batch_size=in_flight(self.batch_size, train.image_shape, self.ebm), device=device,
         )  # fmt: skip
         return train.with_images(images)
@@ -128,7 +137,10 @@ class PuregenEbm:
         self.check(train)
 
         def further(steps: int) -> Purifier:
-            return energy_steps(self.ebm, steps, self.precision, self.temperature, self.step_size)
+            return energy_steps(
+                self.ebm, steps, self.precision,
+                self.temperature, self.step_size, self.steps_per_call,
+            )  # fmt: skip
 
         for images in snapshot_images(
             train.images, train.ids, further, values, subseed(rng),

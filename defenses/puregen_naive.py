@@ -21,7 +21,7 @@ from defenses._purify import (
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
 from generative.ebm import EBM
-from generative.langevin import TEMPERATURE
+from generative.langevin import TEMPERATURE, check_calls
 from harness.core.data import ImageSet
 from harness.core.device import Precision
 from harness.core.errors import DataError
@@ -42,6 +42,7 @@ class PuregenNaive:
         ebm_steps: Langevin steps.
         ddpm_steps: Time steps of the diffusion; at most the horizon of ``ddpm``.
         temperature: Divides the energy.
+        steps_per_call: Langevin steps per call of the energy network; 1 as published.
         sampler: How the noise is taken away; ``ddim`` and ``dpmpp_2m`` add none again.
         network_calls: Time steps at which the network is asked; None is all, as published.
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
@@ -55,6 +56,7 @@ class PuregenNaive:
     ebm_steps: int = 150
     ddpm_steps: int = 75
     temperature: float = TEMPERATURE
+    steps_per_call: int = 1
     sampler: SamplerName = "ancestral"
     network_calls: int | None = None
     start: Start = "consistent"
@@ -87,6 +89,7 @@ class PuregenNaive:
         check_at_least_one(ebm_steps=self.ebm_steps, batch_size=self.batch_size)
         if self.temperature <= 0:
             raise DataError(f"temperature must be positive; got {self.temperature}.")
+        check_calls(self.ebm_steps, self.steps_per_call, "ebm_steps")
         self._diffusion()
 
     def _diffusion(self) -> Diffusion:
@@ -106,7 +109,13 @@ class PuregenNaive:
         """Return the same rows with purified pixels."""
         self.check(train)
         stages = [
-            energy_steps(self.ebm, self.ebm_steps, self.precision, self.temperature),
+            energy_steps(
+                self.ebm,
+                self.ebm_steps,
+                self.precision,
+                self.temperature,
+                steps_per_call=self.steps_per_call,
+            ),
             diffusion_steps(self.ddpm, self._diffusion(), self.precision),
         ]
         images = purify_images(

@@ -23,7 +23,7 @@ from defenses._purify import (
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
 from generative.ebm import EBM
-from generative.langevin import TEMPERATURE
+from generative.langevin import TEMPERATURE, check_calls
 from harness.core.data import ImageSet
 from harness.core.device import Precision
 from harness.core.errors import DataError
@@ -47,6 +47,7 @@ class PuregenReps:
         ddpm_steps: Time steps of the diffusion of one repeat; at most the horizon of ``ddpm``.
         repeats: How often the two are done, one after the other.
         temperature: Divides the energy.
+        steps_per_call: Langevin steps per call of the energy network; 1 as published.
         sampler: How the noise is taken away; ``ddim`` and ``dpmpp_2m`` add none again.
         network_calls: Time steps at which the network is asked; None is all, as published.
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
@@ -61,6 +62,7 @@ class PuregenReps:
     ddpm_steps: int = 50
     repeats: int = 5
     temperature: float = TEMPERATURE
+    steps_per_call: int = 1
     sampler: SamplerName = "ancestral"
     network_calls: int | None = None
     start: Start = "consistent"
@@ -97,6 +99,7 @@ class PuregenReps:
         )
         if self.temperature <= 0:
             raise DataError(f"temperature must be positive; got {self.temperature}.")
+        check_calls(self.ebm_steps, self.steps_per_call, "ebm_steps")
         self._diffusion()
 
     def _diffusion(self) -> Diffusion:
@@ -136,7 +139,13 @@ class PuregenReps:
 
     def _repeated(self, repeats: int) -> Purifier:
         stages = [
-            energy_steps(self.ebm, self.ebm_steps, self.precision, self.temperature),
+            energy_steps(
+                self.ebm,
+                self.ebm_steps,
+                self.precision,
+                self.temperature,
+                steps_per_call=self.steps_per_call,
+            ),
             diffusion_steps(self.ddpm, self._diffusion(), self.precision),
         ]
         return in_turn(stages, repeats)

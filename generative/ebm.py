@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.core.allocator import keep_freed_blocks
 from harness.core.device import ALIKE_ROWS, true_float32
 from harness.core.errors import DataError
+from harness.core.windows import inner_sums, padded_sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +87,6 @@ class EBM(nn.Module):
         return energy
 
 
-def _placements(kernel: Tensor) -> Tensor:
-    """Place a 3x3 kernel at the four offsets of a 4x4 one, row by row: (4, O, I, 4, 4)."""
-    return torch.stack([F.pad(kernel, (b, 1 - b, a, 1 - a)) for a in (0, 1) for b in (0, 1)])
-
-
-def fold_pool(kernel: Tensor) -> Tensor:
-    """Fold a 3x3 convolution (padding 1) and the 2x2 average pool after it into one kernel.
-
-    Args:
-        kernel: (O, I, 3, 3).
-
-    Returns:
-        (O, I, 4, 4), to be used with stride 2 and padding 1: exact, also at the borders.
-    """
-    return _placements(kernel).sum(0) / 4
-
-
 def folded_energy(model: EBM, x: Tensor) -> Tensor:
     """Return energies (B,) with gradients to the parameters: the plain form, convolutions folded.
 
@@ -114,7 +98,7 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
     b1, b2 = model.block1, model.block2
 
     def pooled(block: _Block, x: Tensor) -> Tensor:
-        return F.conv2d(x, fold_pool(block.c2.weight), block.c2.bias, stride=2, padding=1)
+        return F.conv2d(padded_sums(x), block.c2.weight / 4, block.c2.bias, stride=2)
 
     x = pooled(b1, F.relu(b1.c1(x))) + b1.c_sc(F.avg_pool2d(x, 2))
     x = pooled(b2, F.relu(b2.c1(F.relu(x)))) + b2.c_sc(F.avg_pool2d(x, 2))
@@ -125,13 +109,20 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
 
 
 # Activations of about this many numbers are worked on at once on a CPU, so that they stay in its
-# cache and in memory that the allocator keeps: 16 images of 32 px at the published width.
+# cache and in memory that the allocator keeps: 16 images of 32 px at the published width; in the
+# first block, which has most of them and passes over them most often, 4 such images.
 _CPU_ACTIVATION = 2**21
+_FIRST_BLOCKS_ACTIVATION = 2**19
 
 
 def _backwards(kernel: Tensor) -> Tensor:
     """Return the kernel that carries gradients back through a convolution of stride 1."""
     return kernel.flip(2, 3).transpose(0, 1)
+
+
+def _four_places(kernel: Tensor) -> Tensor:
+    """Place (O, I, 3, 3) at the four offsets of a 4x4 kernel, row by row: (4 O, I, 4, 4)."""
+    return torch.cat([F.pad(kernel, (b, 1 - b, a, 1 - a)) for a in (0, 1) for b in (0, 1)])
 
 
 def _mask(grad: Tensor, activation: Tensor) -> Tensor:
@@ -169,7 +160,7 @@ class FoldedEnergy:
         self.device = model.l5.weight.device
         self.patch_size, self._width = model.config.patch_size, model.config.nf
         w = {name: p.detach() for name, p in model.named_parameters()}
-        w["k1"], w["k2"] = fold_pool(w["block1.c2.weight"]), fold_pool(w["block2.c2.weight"])
+        w["k1"], w["k2"] = w["block1.c2.weight"] / 4, w["block2.c2.weight"] / 4
         # Through the 1x1 shortcuts and the 2x2 means: as one kernel, or as one more channel each.
         w["sc1"] = (w["block1.c_sc.weight"] / 4).expand(-1, -1, 2, 2)
         w["sc2"] = w["block2.c_sc.weight"]
@@ -178,7 +169,7 @@ class FoldedEnergy:
             w[f"{layer}.back"] = _backwards(w[f"{layer}.weight"])
         # A convolution to 3 channels wastes most of a vector register. The gradients of the four
         # pixels of a 2x2 square as 12 channels, at half the resolution, take half the time.
-        w["block1.c1.back"] = _placements(_backwards(w["block1.c1.weight"])).flatten(0, 1)
+        w["block1.c1.back"] = _four_places(_backwards(w["block1.c1.weight"]))
         w["sc1.back"] = _backwards(w["block1.c_sc.weight"] / 4).repeat(4, 1, 1, 1)
         self._w = {name: cast(tensor) for name, tensor in w.items()}
 
@@ -198,19 +189,33 @@ class FoldedEnergy:
         padded = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
         return torch.split(padded, size)
 
+    def _pieces(self, x: Tensor) -> Sequence[Tensor]:
+        """Split the network's input into what the first block takes at once: always as much."""
+        if x.device.type != "cpu":
+            return [x]
+        fitting = _FIRST_BLOCKS_ACTIVATION // (self._width * x.shape[2] * x.shape[3])
+        return torch.split(x, 2 ** min(ALIKE_ROWS, max(1, fitting)).bit_length() // 2)
+
     def _input(self, x: Tensor) -> Tensor:
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
         return x.to(self.dtype, memory_format=torch.channels_last)
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the first block; return its inner activation and its output."""
         w = self._w
         a1 = F.relu_(self._conv(x, "block1.c1"))
-        h1 = F.conv2d(a1, w["k1"], w["block1.c2.bias"], stride=2, padding=1)
-        h1 = h1.add_(F.conv2d(x, w["sc1"], w["block1.c_sc.bias"], stride=2))
+        h1 = F.conv2d(padded_sums(a1), w["k1"], w["block1.c2.bias"], stride=2)
+        return a1, h1.add_(F.conv2d(x, w["sc1"], w["block1.c_sc.bias"], stride=2))
+
+    def _forward(self, x: Tensor) -> tuple[Sequence[Tensor], tuple[Tensor, ...]]:
+        w = self._w
+        pieces = [self._first(piece) for piece in self._pieces(x)]
+        a1 = [piece[0] for piece in pieces]
+        h1 = _joined([piece[1] for piece in pieces])
         r2 = F.relu(h1)
         a2 = F.relu_(self._conv(r2, "block2.c1"))
-        h2 = F.conv2d(a2, w["k2"], w["block2.c2.bias"], stride=2, padding=1)
+        h2 = F.conv2d(padded_sums(a2), w["k2"], w["block2.c2.bias"], stride=2)
         h2 = h2.add_(F.conv2d(F.avg_pool2d(h1, 2), w["sc2"], w["block2.c_sc.bias"]))
         r3 = F.relu(h2)
         a3 = F.relu_(self._conv(r3, "block3.c1"))
@@ -218,14 +223,14 @@ class FoldedEnergy:
         r4 = F.relu(h3)
         a4 = F.relu_(self._conv(r4, "block4.c1"))
         top = F.relu_(h3.add_(self._conv(a4, "block4.c2")))
-        return a1, r2, a2, r3, a3, r4, a4, top
+        return a1, (r2, a2, r3, a3, r4, a4, top)
 
     @torch.no_grad()
     def energy(self, x: Tensor) -> Tensor:
         """Return energies, float32 (B,), of images float (B, 3, H, W) in [-1, 1]."""
         head = self._w["l5.weight"].float()
         with true_float32(self.dtype):
-            tops = [self._forward(self._input(part))[-1] for part in self._parts(x)]
+            tops = [self._forward(self._input(part))[1][-1] for part in self._parts(x)]
         # A matrix product would round a row by the number of rows.
         return _joined([(top.float().mean((2, 3)) * head).sum(1) for top in tops])[: len(x)]
 
@@ -238,16 +243,22 @@ class FoldedEnergy:
 
     def _gradient(self, x: Tensor) -> Tensor:
         w = self._w
-        a1, r2, a2, r3, a3, r4, a4, top = self._forward(x)
+        a1, (r2, a2, r3, a3, r4, a4, top) = self._forward(x)
         share = w["l5.weight"] / (top.shape[2] * top.shape[3])
         g = top.sign_().mul_(share[:, :, None, None])  # 0 or 1, after a ReLU
         for outer, inner, block in ((r4, a4, "block4"), (r3, a3, "block3")):
             t = _mask(self._back(g, f"{block}.c2"), inner)
             g = g.add_(_mask(self._back(t, f"{block}.c1"), outer))
-        t = _mask(F.conv_transpose2d(g, w["k2"], stride=2, padding=1), a2)
+        t = _mask(inner_sums(F.conv_transpose2d(g, w["k2"], stride=2)), a2)
         shortcut = F.interpolate(F.conv2d(g, w["sc2.back"]), scale_factor=2, mode="nearest")
         g = _mask(self._back(t, "block2.c1"), r2).add_(shortcut)
-        t = _mask(F.conv_transpose2d(g, w["k1"], stride=2, padding=1), a1)
+        shares = torch.split(g, [len(piece) for piece in a1])
+        return _joined([self._last(*pair) for pair in zip(shares, a1, strict=True)])
+
+    def _last(self, g: Tensor, a1: Tensor) -> Tensor:
+        """Carry the gradient of the first block's output back to the input."""
+        w = self._w
+        t = _mask(inner_sums(F.conv_transpose2d(g, w["k1"], stride=2)), a1)
         squares = F.conv2d(t, w["block1.c1.back"], stride=2, padding=1).float()
         return self._output(squares.add_(F.conv2d(g, w["sc1.back"])))
 

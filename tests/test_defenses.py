@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from defenses._purify import energy_steps
 from defenses.jpeg import Jpeg, compress
 from defenses.none import NoDefense
 from defenses.puregen_ebm import PuregenEbm, purify_rows
 from generative.checkpoints import load_ebm
 from generative.diagnostics import check_purifier
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
-from generative.langevin import langevin
+from generative.langevin import STEP_SIZE, langevin
 from generative.noise import row_noise
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
@@ -87,6 +88,24 @@ def test_langevin_removes_a_perturbation_and_keeps_the_image(shapes_ebm: EBM) ->
     assert found.psnr > 25.3 + 0.5  # 25.3 dB is what the noise of 75 steps alone leaves
 
 
+def test_two_langevin_steps_per_call_leave_what_single_ones_leave(shapes_ebm: EBM) -> None:
+    images = Shapes(train=10, test=48).load().test.images
+    x, ids = torch.tensor(images).float() / 127.5 - 1, np.arange(len(images))
+
+    def found(step: int, per_call: int) -> tuple[float, float]:
+        """Diagnose 72 steps as so many longer ones, and with so many per call of the network."""
+        purifier = energy_steps(
+            shapes_ebm, 72 // step, "fp32", 3e-5, STEP_SIZE * step**0.5, per_call
+        )
+        measured = check_purifier(lambda z: purifier(z, row_noise(1, ids, (3, 32, 32))), x)
+        return measured.retention_fine, measured.psnr
+
+    single, double, longer = found(1, 1), found(1, 2), found(2, 1)
+    assert double[0] == pytest.approx(single[0], rel=0.01)  # of a pattern; longer steps leave 3 %
+    assert longer[0] > 1.015 * single[0]  # more, and so they would with any noise
+    assert double[1] == pytest.approx(single[1], abs=0.1)
+
+
 def test_out_of_range_pixels_saturate_and_never_wrap() -> None:
     class Push:
         def input_gradient(self, x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +132,10 @@ def test_images_that_the_network_cannot_take_are_refused() -> None:
         PuregenEbm(ebm=EBM(EBMConfig(nf=8))).check(odd)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"temperature": 0.0}, {"step_size": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"temperature": 0.0}, {"step_size": -1.0}, {"steps": 5, "steps_per_call": 2}],
+)
 def test_impossible_parameters_are_refused(wrong: dict) -> None:
     with pytest.raises(DataError):
         PuregenEbm(ebm=EBM(EBMConfig(nf=8)), **wrong)

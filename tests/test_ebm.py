@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from generative.checkpoints import load_ebm, load_training, save_ebm
 from generative.diagnostics import energy_gap
-from generative.ebm import EBM, EBMConfig, FoldedEnergy, fold_pool, folded_energy
+from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
 from generative.ebm_training import EBMRecipe, train_ebm
 from harness.core.errors import DataError
+from harness.core.windows import inner_sums, padded_sums
 from harness.datasets.shapes import Shapes
 
 TINY = EBMRecipe(iterations=6, batch_size=8, bank_size=16, chain_steps=2)
@@ -73,12 +74,25 @@ def test_folded_form_equals_the_plain_one(size: int, patch_size: int) -> None:
     torch.testing.assert_close(fast.input_gradient(x), autograd(model, x), rtol=1e-4, atol=1e-7)
 
 
-def test_folding_is_exact_in_double_precision() -> None:
+def test_sums_of_windows_fold_a_convolution_and_a_mean_exactly() -> None:
     torch.manual_seed(0)
     kernel, x = torch.randn(4, 3, 3, 3).double(), torch.randn(2, 3, 8, 8).double()
-    pooled = torch.nn.functional.avg_pool2d(torch.nn.functional.conv2d(x, kernel, padding=1), 2)
-    folded = torch.nn.functional.conv2d(x, fold_pool(kernel), stride=2, padding=1)
+    pooled = F.avg_pool2d(F.conv2d(x, kernel, padding=1), 2)
+    folded = F.conv2d(padded_sums(x), kernel / 4, stride=2)
     torch.testing.assert_close(folded, pooled, rtol=1e-13, atol=1e-13)
+
+
+def test_sums_of_windows_are_transposed_to_one_another() -> None:
+    torch.manual_seed(0)
+    last = {"memory_format": torch.channels_last}
+    x, y = (torch.randn(2, 5, *sides).double().contiguous(**last) for sides in ((6, 8), (7, 9)))
+    for sums, of, onto in ((padded_sums, x, y), (inner_sums, y, x)):
+        with torch.no_grad():
+            quick = sums(of)
+        assert quick.is_contiguous(**last)
+        torch.testing.assert_close(quick, sums(of), rtol=1e-13, atol=1e-13)
+        back = inner_sums(onto) if sums is padded_sums else padded_sums(onto)
+        torch.testing.assert_close((quick * onto).sum(), (of * back).sum(), rtol=1e-12, atol=0)
 
 
 def test_bf16_gradient_points_the_same_way() -> None:

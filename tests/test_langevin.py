@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from generative import noise
-from generative.langevin import langevin
+from generative.langevin import STEP_SIZE, langevin
 from generative.noise import row_noise
+from harness.core.errors import DataError
 
 SHAPE = (3, 8, 8)
 
@@ -51,6 +52,41 @@ def test_a_bowl_reaches_its_stationary_variance() -> None:
     source = row_noise(1, ids, SHAPE)
     moved = langevin(torch.zeros(64, *SHAPE), 200, Bowl(), source, temperature=temperature)
     assert float(moved.std()) == pytest.approx(expected, rel=0.02)
+
+
+def variance(steps_per_call: int, rate: float) -> float:
+    """Return the variance in a bowl after many steps, by their size; the rate is that of one."""
+    temperature, ids = STEP_SIZE**2 / (2 * rate), np.arange(64)
+    moved = langevin(
+        torch.zeros(64, *SHAPE), 240, Bowl(), row_noise(1, ids, SHAPE),
+        temperature=temperature, steps_per_call=steps_per_call,
+    )  # fmt: skip
+    return float(moved.var()) / temperature
+
+
+@pytest.mark.parametrize(("steps_per_call", "rate"), [(2, 0.5), (2, 0.9), (3, 0.4), (4, 0.4)])
+def test_long_steps_keep_the_variance_of_single_ones(steps_per_call: int, rate: float) -> None:
+    single, longer = 1 / (1 - rate / 2), 1 / (1 - steps_per_call * rate / 2)
+    assert variance(1, rate) == pytest.approx(single, rel=0.03)
+    found = variance(steps_per_call, rate)
+    early = 1 - (steps_per_call - 1) / (steps_per_call + 1) * steps_per_call * rate
+    assert found == pytest.approx(early**2 * longer, rel=0.03)
+    assert abs(found - single) < 0.75 * abs(longer - single)
+
+
+def test_long_steps_cover_the_same_time_with_fewer_calls() -> None:
+    source = row_noise(0, np.arange(64), SHAPE)
+    moved = langevin(torch.zeros(64, *SHAPE), 150, Flat(), source, steps_per_call=3)
+    assert float(moved.std()) == pytest.approx(STEP_SIZE * np.sqrt(150), rel=0.02)
+    quiet = iter([torch.zeros(1, *SHAPE)] * 2)  # a third call would have no noise
+    moved = langevin(torch.ones(1, *SHAPE), 4, Bowl(), quiet, temperature=1e-3, steps_per_call=2)
+    torch.testing.assert_close(moved, torch.full((1, *SHAPE), (1 - 2 * 0.078125) ** 2))
+
+
+@pytest.mark.parametrize(("steps", "steps_per_call"), [(5, 2), (4, 0), (1, 2)])
+def test_calls_that_do_not_cover_the_steps_are_refused(steps: int, steps_per_call: int) -> None:
+    with pytest.raises(DataError, match="steps_per_call"):
+        langevin(torch.zeros(1, *SHAPE), steps, Flat(), iter(()), steps_per_call=steps_per_call)
 
 
 @pytest.fixture(params=["cpu", "gpu"])
