@@ -141,8 +141,9 @@ def trajectory(
 @generators.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="Clean images: name or YAML, as in a study.")
-@click.option("--steps", type=click.IntRange(min=1), default=75, show_default=True)
-@click.option("--calls", default="8", show_default=True, help="Network calls to try, as 5,8,15.")
+@click.option("--steps", type=click.IntRange(min=1), help="Default: 75; of an EBM 150.")
+@click.option("--calls", help="Network calls, as 5,8,15. Default: 8; of an EBM steps / 2 and / 3.")
+@click.option("--temperature", type=float, help="Of the Langevin steps of an EBM. Default: 1e-4.")
 @click.option("--count", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges the images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -150,24 +151,26 @@ def trajectory(
 def samplers(
     path: Path,
     dataset: str,
-    steps: int,
-    calls: str,
+    steps: int | None,
+    calls: str | None,
+    temperature: float | None,
     count: int,
     energy: Path | None,
     seed: int,
     device: str,
 ) -> None:
-    """Hold a noise predictor's faster samplers against all of its steps, before a study does."""
+    """Hold a generator's faster samplers against the published one, before a study does."""
     from harness.core.device import pick_device
     from harness.generator_samplers import compare_samplers
 
     found = compare_samplers(
-        path, dataset, steps=steps, calls=_whole_numbers("--calls", calls), count=count,
-        energy=energy, seed=seed, device=str(pick_device(device)),
+        path, dataset, steps=steps, calls=_whole_numbers("--calls", calls) if calls else None,
+        temperature=temperature, count=count, energy=energy, seed=seed,
+        device=str(pick_device(device)),
     )  # fmt: skip
-    click.echo(
-        f"{steps} time steps there and back, against the ancestral sampler with {steps} calls"
-    )
+    published = found[0]
+    click.echo(f"against {published.sampler} with {published.calls} calls, which comes first,")
+    click.echo("with other noise:")
     for one in found:
         click.echo(f"  {one.line}")
 

@@ -1,4 +1,4 @@
-"""May a noise predictor be asked less often? Faster samplers held against the published one.
+"""May a network be asked less often? Faster samplers held against the published one.
 
 A sampler of fewer network calls, or without noise of its own, is another purifier until it is shown
 to do the same: to move clean images as far, to make them as natural, and to leave as little of a
@@ -7,17 +7,28 @@ small pattern. What it does to victims, a study tells (``sweeps/speed_ups_cpu.ya
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from defenses._purify import check_ddpm_takes, diffusion_steps, purify_images, score
+from defenses._purify import (
+    Purifier,
+    check_ddpm_takes,
+    check_energy_takes,
+    diffusion_steps,
+    energy_steps,
+    purify_images,
+    score,
+)
 from generative.ddpm import DDPM, SAMPLERS, Diffusion, SamplerName
 from generative.ebm import EBM
+from generative.langevin import TEMPERATURE
+from harness.core.data import ImageSet
 from harness.core.errors import UsageError
 from harness.core.seeds import stream, subseed
 from harness.generator_tools import first_images, images_of, load_generator
@@ -51,13 +62,13 @@ class Compared:
     """What a sampler does, against the published one on the same images with the same start.
 
     Attributes:
-        sampler: Its name.
+        sampler: Its name: one of a diffusion model's, or ``2 steps per call`` of Langevin steps.
         calls: Of the network.
         measures: ``l2`` (from clean images to purified ones, pixels in [0, 1]), ``pattern_left``
             (share of a random ±8/255 pattern), and with an energy network ``energy_shift``.
     """
 
-    sampler: SamplerName
+    sampler: str
     calls: int
     measures: Mapping[str, Difference]
 
@@ -89,26 +100,41 @@ class Compared:
         return f"{self.sampler}, {self.calls} calls: {word}; {told}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A sampler with a number of network calls, and the purifier that both make."""
+
+    sampler: str
+    calls: int
+    purifier: Callable[[], Purifier]
+
+
 def compare_samplers(
     path: Path,
     dataset: str,
     *,
-    steps: int = 75,
-    calls: Sequence[int] = (8,),
+    steps: int | None = None,
+    calls: Sequence[int] | None = None,
+    temperature: float | None = None,
     count: int = 256,
     energy: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> list[Compared]:
-    """Purify the same images with each sampler, and hold them against all ancestral steps.
+    """Purify the same images with each sampler, and hold them against the published one.
+
+    That is all ancestral steps of a diffusion model, and single Langevin steps on an energy.
 
     Args:
-        path: Noise predictor: folder or weights file.
+        path: Noise predictor or energy network: folder or weights file.
         dataset: Name or YAML mapping, as in a study.
-        steps: Time steps there and back.
-        calls: Network calls of the faster samplers.
+        steps: Time steps there and back, 75 where none are given; of Langevin dynamics 150.
+        calls: Network calls of the faster samplers: 8, of Langevin dynamics half and a third of
+            the steps where none are given.
+        temperature: Of Langevin steps; None is the published one.
         count: At most so many images.
-        energy: Energy network that measures how natural purified images are.
+        energy: Energy network that measures how natural purified images are; one that is compared
+            itself measures them itself where none is given.
         seed: Of noise and pattern.
         device: ``cpu`` or ``cuda[:i]``.
 
@@ -117,27 +143,29 @@ def compare_samplers(
         which shows what the noise of the comparison is.
 
     Raises:
-        UsageError: If a generator is of another kind, or cannot take the images or steps.
+        UsageError: If a generator is of another kind, cannot take the images or steps, or the calls
+            do not cover the steps.
     """
     _, model = load_generator(path.expanduser(), device)
-    if not isinstance(model, DDPM):
-        raise UsageError(f"{str(path)!r} is no noise predictor; an energy network has one sampler.")
     judge = load_generator(energy.expanduser(), device)[1] if energy else None
     if judge is not None and not isinstance(judge, EBM):
         raise UsageError(f"{str(energy)!r} is no energy network.")
     data = first_images(images_of(dataset), count)
-    check_ddpm_takes(model, Diffusion(steps=steps), data)
-    ways: list[tuple[SamplerName, int | None]] = [("ancestral", None)]
-    ways += [(name, number) for number in calls for name in SAMPLERS]
-    diffusions = [
-        Diffusion(steps=steps, sampler=name, network_calls=number) for name, number in ways
-    ]  # all are checked before the first is run
+    if isinstance(model, EBM):
+        ways = _langevin_ways(model, data, steps or 150, calls, temperature or TEMPERATURE)
+        judge = judge or model
+    elif isinstance(model, DDPM):
+        if temperature is not None:
+            raise UsageError("a temperature is for the Langevin steps of an energy network.")
+        ways = _diffusion_ways(model, data, steps or 75, calls or (8,))
+    else:
+        raise UsageError(f"{str(path)!r} is neither a noise predictor nor an energy network.")
     signs = stream(seed, "pattern").integers(0, 2, data.images.shape) * 2 - 1
     patterned = _bytes(data.images + 255 * PATTERN * signs)
     moved = (patterned.astype(np.float64) - data.images) / 255
 
-    def measured(diffusion: Diffusion, noise_seed: int) -> Values:
-        purifier = diffusion_steps(model, diffusion, "auto")
+    def measured(way: _Way, noise_seed: int) -> Values:
+        purifier = way.purifier()
         clean, marked = (
             purify_images(images, data.ids, purifier, noise_seed, device=device)
             for images in (data.images, patterned)
@@ -152,16 +180,48 @@ def compare_samplers(
             found["energy_shift"] = score(clean, judge) - score(data.images, judge).astype(float)
         return found
 
-    first = subseed(stream(seed, "defense"))
-    reference = measured(Diffusion(steps=steps), first)
-    seeds = [subseed(stream(seed, "other noise")), *[first] * len(calls) * len(SAMPLERS)]
+    first, other = subseed(stream(seed, "defense")), subseed(stream(seed, "other noise"))
+    reference = measured(ways[0], first)
+    seeds = [other] + [first] * (len(ways) - 1)
     return [
-        Compared(
-            diffusion.sampler,
-            diffusion.network_calls or steps,
-            _differences(reference, measured(diffusion, noise_seed)),
+        Compared(way.sampler, way.calls, _differences(reference, measured(way, noise_seed)))
+        for way, noise_seed in zip(ways, seeds, strict=True)
+    ]
+
+
+def _diffusion_ways(model: DDPM, data: ImageSet, steps: int, calls: Sequence[int]) -> list[_Way]:
+    """Return all ancestral steps, then each sampler with each number of calls."""
+    check_ddpm_takes(model, Diffusion(steps=steps), data)
+    names: list[tuple[SamplerName, int | None]] = [("ancestral", None)]
+    names += [(name, number) for number in calls for name in SAMPLERS]
+    diffusions = [
+        Diffusion(steps=steps, sampler=name, network_calls=number) for name, number in names
+    ]  # all are checked before the first is run
+    return [
+        _Way(d.sampler, d.network_calls or steps, partial(diffusion_steps, model, d, "auto"))
+        for d in diffusions
+    ]
+
+
+def _langevin_ways(
+    model: EBM, data: ImageSet, steps: int, calls: Sequence[int] | None, temperature: float
+) -> list[_Way]:
+    """Return single steps, then as many steps per call as each number of calls leaves."""
+    check_energy_takes(data)
+    if calls is None:
+        calls = [steps // each for each in (2, 3) if steps % each == 0]
+    for number in calls:
+        if number < 1 or steps % number:
+            raise UsageError(f"network calls must divide the {steps} Langevin steps; got {number}.")
+    return [
+        _Way(
+            f"{each} steps per call" if each > 1 else "single steps",
+            steps // each,
+            partial(
+                energy_steps, model, steps, "auto", temperature=temperature, steps_per_call=each
+            ),
         )
-        for diffusion, noise_seed in zip(diffusions, seeds, strict=True)
+        for each in (1, *(steps // number for number in calls))
     ]
 
 

@@ -326,6 +326,27 @@ def test_faster_samplers_are_held_against_the_published_one(tmp_path: Path) -> N
     assert itself.most == 0
 
 
+def test_fewer_calls_of_an_energy_network_are_held_against_single_steps() -> None:
+    weights = sweeps.folder() / "weights" / "shapes_ebm"
+    found = compare_samplers(
+        weights, "{name: shapes, test: 60}", steps=48, calls=(48, 24, 4), temperature=4e-5, count=32
+    )
+    assert [(c.sampler, c.calls) for c in found] == [
+        ("single steps", 48),
+        ("single steps", 48),
+        ("2 steps per call", 24),
+        ("12 steps per call", 4),
+    ]
+    other, itself, double, coarse = found
+    assert other.most < 0.1 and other.measures["l2"].mean != other.measures["l2"].reference
+    assert itself.most == 0
+    # Two steps per call leave of a pattern what single ones leave; twelve are too many.
+    assert double.measures["pattern_left"].mean == pytest.approx(
+        double.measures["pattern_left"].reference, rel=0.02
+    )
+    assert not coarse.accepted and coarse.most > 5 * double.most
+
+
 def test_samplers_are_paired_by_image() -> None:
     rng = np.random.default_rng(0)
     before = rng.normal(3.0, 1.0, 40)
@@ -343,8 +364,10 @@ def test_samplers_are_paired_by_image() -> None:
 
 def test_samplers_that_cannot_be_compared(tmp_path: Path) -> None:
     path, ebm = ddpm(tmp_path / "d", {"name": "ddpm"}), untrained(tmp_path / "e")
-    with pytest.raises(UsageError, match="energy network has one sampler"):
-        compare_samplers(ebm, SHAPES)
+    with pytest.raises(UsageError, match="must divide the 10 Langevin steps; got 3"):
+        compare_samplers(ebm, SHAPES, steps=10, calls=(5, 3))
+    with pytest.raises(UsageError, match="for the Langevin steps"):
+        compare_samplers(path, SHAPES, temperature=1e-4)
     with pytest.raises(UsageError, match="is no energy network"):
         compare_samplers(path, SHAPES, energy=path)
     with pytest.raises(UsageError, match="horizon of 30"):
