@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from attacks._diff_augment import DiffAugment
 from harness.core.errors import DataError
@@ -32,6 +33,8 @@ class Matching:
     Attributes:
         iterations: Steps of signed Adam: Adam that is fed the gradient's sign.
         restarts: Random starts; the poisons of the one with the smallest loss are kept.
+        restarts_at_once: Restarts that share each pass through a network, with as many times the
+            memory: what fills a GPU, and is slower on a CPU. They are as ever up to rounding.
         step: Step in shares of the bound. Published code has 0.1 of normalised units over the
             number of networks: 0.4 of a bound of 16/255, 0.8 of one of 8/255.
         milestones: Shares of the iterations after which the step is multiplied by ``decay``.
@@ -43,6 +46,7 @@ class Matching:
 
     iterations: int = 250
     restarts: int = 8
+    restarts_at_once: int = 1
     step: float = 0.4
     milestones: tuple[float, ...] = (0.375, 0.625, 0.875)
     decay: float = 0.1
@@ -51,10 +55,25 @@ class Matching:
     augment: DiffAugment = DiffAugment()
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.restarts, self.batch_size, self.score_every) < 1:
-            raise DataError("iterations, restarts, batch_size and score_every are at least 1.")
+        counts = (
+            self.iterations, self.restarts, self.restarts_at_once, self.batch_size,
+            self.score_every,
+        )  # fmt: skip
+        if min(counts) < 1:
+            raise DataError(
+                "iterations, restarts, restarts_at_once, batch_size and score_every are at least 1."
+            )
         if not self.step > 0:
             raise DataError(f"step is in shares of the bound, above 0; got {self.step}.")
+
+    def groups(self) -> list[range]:
+        """Return the numbers of the restarts that are made at once.
+
+        >>> Matching(restarts=5, restarts_at_once=2).groups()
+        [range(0, 2), range(2, 4), range(4, 5)]
+        """
+        numbers, size = range(self.restarts), self.restarts_at_once
+        return [numbers[start : start + size] for start in numbers[::size]]
 
     def rate(self, iteration: int) -> float:
         """Return the step of an iteration, in shares of the bound.
@@ -131,9 +150,36 @@ def matching_loss(surrogate: Surrogate, x: Tensor, y: Tensor, *, graph: bool = T
         graph: Whether the result shall be differentiable in ``x``.
     """
     loss = F.cross_entropy(surrogate.model(x), y)
-    gradient = torch.autograd.grad(loss, surrogate.parameters, create_graph=graph)
+    return _mismatch(surrogate, torch.autograd.grad(loss, surrogate.parameters, create_graph=graph))
+
+
+def _mismatch(surrogate: Surrogate, gradient: Sequence[Tensor]) -> Tensor:
     dot = torch.stack([(g * w).sum() for g, w in zip(gradient, surrogate.wanted, strict=True)])
     return 1 - dot.sum() / _norm(gradient)
+
+
+def matching_gradients(surrogate: Surrogate, x: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of :func:`matching_loss` in each of several batches, in one pass.
+
+    Args:
+        surrogate: Network.
+        x: Augmented poisons, float (R, B, C, H, W): R batches, each with a gradient of its own.
+        y: Their labels, int64 (B,), the same for every batch.
+
+    Returns:
+        Of the shape of ``x``.
+    """
+    names = [name for name, _ in surrogate.model.named_parameters()]
+    weights: dict[str, Tensor] = dict(zip(names, surrogate.parameters, strict=True))
+
+    def mismatch(batch: Tensor) -> Tensor:
+        def loss(at: dict[str, Tensor]) -> Tensor:
+            return F.cross_entropy(functional_call(surrogate.model, at, (batch,)), y)
+
+        return _mismatch(surrogate, list(grad(loss)(weights).values()))
+
+    found: Tensor = vmap(grad(mismatch))(x)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,27 +206,34 @@ class Problem:
         starts = range(0, len(self.base), self.batch_size)
         return [slice(start, start + self.batch_size) for start in starts]
 
-    def _loss(
-        self, which: Surrogate, delta: Tensor, part: slice, draws: Tensor, graph: bool
-    ) -> Tensor:
+    def _shown(self, delta: Tensor, part: slice, draws: Tensor) -> Tensor:
+        """Return augmented poisons as a network is shown them."""
         x = self.augment.apply(self.base[part] + delta, draws[part], self.mean)
-        x = x.contiguous(memory_format=torch.channels_last)
-        return matching_loss(which, x, self.labels[part], graph=graph)
+        return x.contiguous(memory_format=torch.channels_last)
 
-    def gradient(self, delta: Tensor, draws: Tensor) -> Tensor:
-        """Return the gradient of the loss in ``delta``, summed over networks.
+    def gradient(self, deltas: Tensor, draws: Tensor) -> Tensor:
+        """Return the gradient of the loss of each run in its own ``delta``, summed over networks.
 
         Args:
-            delta: (P, C, H, W).
-            draws: (P, 3), of the augmentation.
+            deltas: (R, P, C, H, W), of R runs.
+            draws: (R, P, 3), of the augmentation.
         """
-        total = torch.zeros_like(delta)
+        total = torch.zeros_like(deltas)
         for part in self._parts():
-            piece = delta[part].detach().requires_grad_(True)
+            pieces = deltas[:, part].detach().requires_grad_(True)
             for which in self.surrogates:  # one at a time: only one graph in memory
-                loss = self._loss(which, piece, part, draws, graph=True)
-                total[part] += torch.autograd.grad(loss, piece)[0]
+                total[:, part] += self._slope(which, pieces, part, draws)
         return total
+
+    def _slope(self, which: Surrogate, pieces: Tensor, part: slice, draws: Tensor) -> Tensor:
+        pairs = zip(pieces, draws, strict=True)
+        shown = [self._shown(piece, part, each) for piece, each in pairs]
+        if len(shown) == 1:
+            loss = matching_loss(which, shown[0], self.labels[part])
+            return torch.autograd.grad(loss, pieces)[0]
+        batches = torch.stack(shown)
+        slopes = matching_gradients(which, batches.detach(), self.labels[part])
+        return torch.autograd.grad(batches, pieces, slopes)[0]
 
     def score(self, delta: Tensor, draws: Tensor) -> float:
         """Return the loss of the images as they are stored, meaned over networks and draws.
@@ -191,7 +244,9 @@ class Problem:
         """
         stored = (delta * 255).round() / 255
         losses = [
-            self._loss(which, stored[part], part, each, graph=False)
+            matching_loss(
+                which, self._shown(stored[part], part, each), self.labels[part], graph=False
+            )
             for which in self.surrogates
             for part in self._parts()
             for each in draws
@@ -217,29 +272,38 @@ def craft(
         eps_255: Linf bound in grey levels.
         matching: Settings.
         rng: Source of all draws.
-        restarts: Numbers of the restarts to make; all by default.
+        restarts: Numbers of the restarts to make, at once; all by default, in their groups.
     """
     seed = subseed(rng)
     fixed = matching.augment.draw((_SCORES, len(problem.base)), stream(seed, "score"))
     fixed = fixed.to(problem.base.device)
+    numbers = matching.groups() if restarts is None else [restarts]
     runs = (
-        _run(problem, eps_255, matching, fixed, seed, restart)
-        for restart in (range(matching.restarts) if restarts is None else restarts)
+        run for group in numbers for run in _runs(problem, eps_255, matching, fixed, seed, group)
     )
     return min(runs, key=lambda crafted: crafted.loss_after)
 
 
-def _run(
-    problem: Problem, eps_255: int, matching: Matching, fixed: Tensor, seed: int, restart: int
-) -> Crafted:
+def _runs(
+    problem: Problem,
+    eps_255: int,
+    matching: Matching,
+    fixed: Tensor,
+    seed: int,
+    restarts: Sequence[int],
+) -> list[Crafted]:
     base, eps = problem.base, eps_255 / 255
-    draw = stream(seed, "restart", restart)
-    start = torch.from_numpy(draw.standard_normal(base.shape, np.float32)).to(base)
-    delta = (start * eps).clamp(-eps, eps)
+    starts, chosen = [], []
+    for restart in restarts:
+        source = stream(seed, "restart", restart)
+        starts.append(torch.from_numpy(source.standard_normal(base.shape, np.float32)).to(base))
+        chosen.append(problem.augment.draw((matching.iterations, len(base)), source))
+    delta = (torch.stack(starts) * eps).clamp(-eps, eps)
     delta = (base + delta).clamp(0, 1) - base
-    draws = problem.augment.draw((matching.iterations, len(base)), draw).to(base.device)
+    draws = torch.stack(chosen, 1).to(base.device)
     adam = Adam([delta])
-    before, best, best_score = problem.score(delta, fixed), delta, float("inf")
+    before = [problem.score(one, fixed) for one in delta]
+    best, best_scores = delta.clone(), [float("inf")] * len(delta)
     for iteration in range(matching.iterations):
         delta.grad = problem.gradient(delta, draws[iteration]).sign()
         adam.param_groups[0]["lr"] = eps * matching.rate(iteration)
@@ -248,8 +312,12 @@ def _run(
         delta.copy_((base + delta).clamp(0, 1) - base)
         last = iteration + 1 == matching.iterations
         if last or (iteration + 1) % matching.score_every == 0:
-            score = problem.score(delta, fixed)
-            if score < best_score:
-                best, best_score = delta.clone(), score
-    images = add_within(to_bytes(base), best.float().cpu().numpy(), eps_255)
-    return Crafted(images, before, best_score, restart)
+            for run, one in enumerate(delta):
+                score = problem.score(one, fixed)
+                if score < best_scores[run]:
+                    best[run], best_scores[run] = one, score
+    bytes_ = to_bytes(base)
+    return [
+        Crafted(add_within(bytes_, found.float().cpu().numpy(), eps_255), first, score, restart)
+        for found, first, score, restart in zip(best, before, best_scores, restarts, strict=True)
+    ]

@@ -116,8 +116,8 @@ class GradientMatching:
         return Bounds(rows=self._count(train), eps_255=self.eps_255, keeps_labels=True)
 
     def tries(self) -> int:
-        """Return the number of restarts, each of which a worker of its own can make."""
-        return self.matching.restarts
+        """Return the number of groups of restarts, each of which a worker of its own can make."""
+        return len(self.matching.groups())
 
     def poison(self, train: ImageSet, test: ImageSet, rng: np.random.Generator) -> PoisonedSet:
         """Find the setup and its rows, craft, and probe the one target."""
@@ -126,8 +126,8 @@ class GradientMatching:
     def attempt(
         self, train: ImageSet, test: ImageSet, rng: np.random.Generator, number: int
     ) -> PoisonedSet:
-        """Return what one restart makes (see :class:`harness.core.protocols.Restarted`)."""
-        return self._poison(train, test, rng, [number])
+        """Return the best of a group of restarts: see :class:`harness.core.protocols.Restarted`."""
+        return self._poison(train, test, rng, self.matching.groups()[number])
 
     def best(self, tries: Sequence[PoisonedSet]) -> PoisonedSet:
         """Return the restart whose images match best."""

@@ -73,9 +73,10 @@ def straightforward(
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """Yield one case per width."""
+    """Yield a case of equal steps per width, and of the last one also one of fewer calls."""
     for nf in arguments.nf:
         yield _case(nf, arguments)
+    yield _fewer_calls(arguments.nf[-1], arguments)
 
 
 def apart(found: Tensor, expected: Tensor) -> Tensor:
@@ -110,11 +111,14 @@ def agreement(model: EBM, x: Tensor) -> dict[str, float | bool | str]:
     return {**found, "equal": equal}
 
 
+def _images(count: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
 def _case(nf: int, arguments: argparse.Namespace) -> Case:
     steps, device = arguments.steps, arguments.device
     model = network(nf, arguments.seed, device)
-    source = np.random.default_rng(arguments.seed)
-    images = source.integers(0, 256, (max(arguments.batches), 3, 32, 32), dtype=np.uint8)
+    images = _images(max(arguments.batches), arguments.seed)
     ids = np.arange(len(images))
 
     def ours(batch: int, precision: str) -> NDArray[np.uint8]:
@@ -156,6 +160,32 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
         ]
     what = f"Langevin purification, nf {nf}, {steps} steps"
     return Case(what, "image and step", forms, check, TARGETS.get(nf))
+
+
+def _fewer_calls(nf: int, arguments: argparse.Namespace) -> Case:
+    """Return the case of two steps per call: what they do to images is not compared here."""
+    steps, device, batch = arguments.steps, arguments.device, max(arguments.batches)
+    model, images = network(nf, arguments.seed, device), _images(batch, arguments.seed)
+    forms = [
+        Form(
+            STRAIGHTFORWARD,
+            lambda: straightforward(images, model, steps),
+            count=batch * steps,
+            precision="fp32",
+        )
+    ]
+    for precision in native(device):
+
+        def work(precision: str = precision) -> object:
+            energy = FoldedEnergy(model, TYPES[precision])
+            how = {"steps_per_call": 2, "batch_size": batch, "device": device}
+            return purify_rows(images, np.arange(batch), energy, steps, 0, **how)
+
+        side = f"ours, {precision}, `steps_per_call: 2`"
+        forms.append(Form(side, work, count=batch * steps, precision=precision))
+    what = f"Langevin purification, nf {nf}, {steps} steps, two per call"
+    effect = "longer steps, not the same images: docs/defenses.md has what they do"
+    return Case(what, "image and step", forms, lambda: {"effect": effect})
 
 
 def main() -> None:

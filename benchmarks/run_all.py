@@ -25,6 +25,7 @@ SIZES: dict[str, dict[str, str]] = {
         "ebm_training": "--nf 8 --batches 8 --chain-steps 2 --updates 1",
         "classifier_training": "--classifiers hlb_xs --batches 8 --updates 1",
         "friends_generation": "--classifiers hlb_xs --batches 8 --steps 2",
+        "gradient_matching": "--classifiers hlb_xs --poisons 4 --restarts 2",
         "linear_heads": "--heads 3 --rows 40 --features 16 --epochs 2",
         "epic_selection": "--rows 200 --shares 0.1",
         "scaling": "--images 4 8 --steps 1 2 --nf 4 8 --width 4 --resolutions 16 --widths 32",
@@ -38,6 +39,7 @@ SIZES: dict[str, dict[str, str]] = {
         "ebm_training": "--nf 128 32 --batches 32 --chain-steps 10 --updates 2",
         "classifier_training": "--classifiers resnet18 hlb_s --batches 128 --updates 2",
         "friends_generation": "--classifiers resnet18 --batches 128 --steps 2",
+        "gradient_matching": "--classifiers resnet18 hlb_s --restarts 4",
         "linear_heads": "--heads 20 --epochs 5",
         "epic_selection": "--rows 5000 --shares 0.1",
         "scaling": "--images 64 128 256 --steps 4 8 16 --nf 16 32 64 128 --widths 32 64 128 "
@@ -49,6 +51,7 @@ SIZES: dict[str, dict[str, str]] = {
         "ebm_training": "--nf 128 --batches 128 --chain-steps 100 --updates 5",
         "classifier_training": "--classifiers resnet18 --batches 128 512 --updates 50",
         "friends_generation": "--classifiers resnet18 --batches 1024 --steps 30",
+        "gradient_matching": "--classifiers resnet18 --poisons 500 --restarts 8",
         "linear_heads": "--heads 20 100 --epochs 40",
         "epic_selection": "--rows 5000 --shares 0.1",
         "scaling": "--images 2048 4096 8192 --steps 8 16 32 --nf 32 64 128 256 --width 128 "

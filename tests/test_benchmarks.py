@@ -30,7 +30,7 @@ def test_all_benchmarks_run_and_agree(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "per s" in done.stdout and "TFLOP/s" in done.stdout
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    assert len(results) == 9
+    assert len(results) == 10
     for result in results:
         assert result["imported"] == []
         for case in result["cases"]:

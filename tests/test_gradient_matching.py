@@ -85,11 +85,23 @@ def test_the_gradient_in_the_perturbation_matches_finite_differences() -> None:
             total += float(matching_loss(which, x, problem.labels[part]).detach())
         return total
 
-    gradient = problem.gradient(delta, draws)
+    gradient = problem.gradient(delta[None], draws[None])[0]
     for _ in range(12):
         way = torch.from_numpy(rng.normal(size=delta.shape))
         slope = (loss(delta + 1e-5 * way) - loss(delta - 1e-5 * way)) / 2e-5
         assert slope == pytest.approx(float((gradient * way).sum()), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("nets", [1, 2])
+def test_several_restarts_in_one_pass_have_the_gradients_of_each_alone(nets: int) -> None:
+    problem, rng = smooth_problem(nets), stream(3)
+    deltas = torch.from_numpy(rng.normal(size=(3, *problem.base.shape)) * 0.02)
+    draws = problem.augment.draw((3, 6), rng)
+    together = problem.gradient(deltas, draws)
+    for run in range(3):
+        (alone,) = problem.gradient(deltas[run][None], draws[run][None])
+        torch.testing.assert_close(together[run], alone, rtol=1e-9, atol=1e-15)
+        assert not torch.equal(alone, together[run - 1])
 
 
 def test_the_loss_is_zero_for_the_target_itself_and_two_for_the_opposite_gradient() -> None:
@@ -105,7 +117,7 @@ def test_the_loss_is_zero_for_the_target_itself_and_two_for_the_opposite_gradien
 
 def test_an_ensemble_of_equal_networks_gives_the_signs_of_one() -> None:
     one, three = smooth_problem(1), smooth_problem(3)
-    delta, draws = torch.zeros_like(one.base), one.augment.draw((6,), stream(0))
+    delta, draws = torch.zeros_like(one.base)[None], one.augment.draw((1, 6), stream(0))
     a, b = one.gradient(delta, draws), three.gradient(delta, draws)
     torch.testing.assert_close(b, 3 * a)
     assert torch.equal(a.sign(), b.sign())
@@ -115,7 +127,7 @@ def test_preparing_leaves_the_network_alone() -> None:
     net = smooth_net().requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     problem = replace(smooth_problem(), surrogates=(prepare(net, torch.rand(3, 8, 8).double(), 1),))
-    problem.gradient(torch.zeros_like(problem.base), problem.augment.draw((6,), stream(0)))
+    problem.gradient(torch.zeros_like(problem.base)[None], problem.augment.draw((1, 6), stream(0)))
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
 
@@ -207,6 +219,29 @@ def test_the_best_of_all_restarts_is_kept(surrogate: Predictor) -> None:
         # One restart more changes nothing, unless it is the better one.
         assert (more.restart == newest) == (more.loss_after < fewer.loss_after)
         assert more.restart == newest or np.array_equal(fewer.images, more.images)
+
+
+def test_restarts_at_once_are_those_made_one_by_one(surrogate: Predictor) -> None:
+    problem = problem_of(surrogate, 4)
+    settings = replace(QUICK, iterations=2, restarts=3)
+    alone = [craft(problem, 16, settings, stream(0), [number]) for number in range(3)]
+    best = min(alone, key=lambda crafted: crafted.loss_after)
+    together = craft(problem, 16, replace(settings, restarts_at_once=2), stream(0))
+    assert together.restart == best.restart
+    assert together.loss_after == pytest.approx(best.loss_after, abs=1e-4)
+    # A step is a sign, which rounding may turn over where the gradient is about 0.
+    assert np.mean(together.images == best.images) > 0.99
+
+
+def test_a_group_of_restarts_is_one_attempt(surrogate: Predictor) -> None:
+    matching = replace(QUICK, iterations=2, restarts=3, restarts_at_once=2)
+    attack = attack_of(surrogate, 0, matching=matching)
+    assert attack.tries() == 2
+    tries = [attack.attempt(TRANSFER, TEST, stream(0), number) for number in range(2)]
+    assert {crafted.details["restart"] for crafted in tries} <= {0, 1, 2}
+    assert tries[1].details["restart"] == 2
+    whole, best = attack.poison(TRANSFER, TEST, stream(0)), attack.best(tries)
+    np.testing.assert_array_equal(whole.train.images, best.train.images)
 
 
 def attack_of(surrogate: Predictor, target: int, **changes: object) -> GradientMatching:
@@ -387,6 +422,7 @@ def test_a_setup_of_other_data_is_refused(setup: Setup, message: str) -> None:
         (lambda s: attack_of(s, 0, budget=0.0), "budget is a share"),
         (lambda s: attack_of(s, 0, budget=0.5).check(TRANSFER, TEST), "asks for 80 poisons"),
         (lambda s: Matching(restarts=0), "are at least 1"),
+        (lambda s: Matching(restarts_at_once=0), "are at least 1"),
         (lambda s: Matching(step=0.0), "in shares of the bound"),
         (lambda s: DiffAugment(shift_px=-1), "must not be negative"),
     ],
