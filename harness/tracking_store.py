@@ -10,10 +10,12 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from harness.core.errors import UsageError, nearest
 from harness.core.spec import digest
@@ -64,8 +66,7 @@ def out_of_reach(uri: str) -> str:
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     try:
-        if scheme == "sqlite" and len(parts.path) > 1:
-            path = Path(parts.path[1:])  # after three slashes: relative, or absolute with a fourth
+        if path := _file(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA schema_version")
@@ -75,6 +76,14 @@ def out_of_reach(uri: str) -> str:
     except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
         return str(error)
     return ""
+
+
+def _file(uri: str) -> Path | None:
+    """Return the database file of a store that is one."""
+    parts = urlsplit(uri)
+    if parts.scheme.partition("+")[0] != "sqlite" or len(parts.path) <= 1:
+        return None
+    return Path(parts.path[1:])  # after three slashes: relative, or absolute with a fourth
 
 
 def served(uri: str) -> bool:
@@ -99,7 +108,15 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):  # after the import, which sets them itself
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", SADeprecationWarning)  # MLflow's to heed, not our users'
-    return MlflowClient(tracking_uri=uri)
+    if not (path := _file(uri)):
+        return MlflowClient(tracking_uri=uri)
+    with ExitStack() as stack:
+        # Two processes that make a new file's tables at once fail, both of them.
+        with suppress(OSError):  # in a folder that is not ours to write in, they are there already
+            stack.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # makes them
+    return client
 
 
 def search(client: MlflowClient, experiments: Sequence[str], query: str) -> Iterator[Run]:

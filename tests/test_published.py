@@ -233,6 +233,23 @@ def test_where_something_is_and_what_is_speed_alone_is_no_other_setting(defense,
     assert differences("table_1", defended("table_1", defense, **roles)) == ()
 
 
+def test_restarts_that_share_a_pass_are_no_other_setting() -> None:
+    part = next(
+        p
+        for p in settings("table_1")
+        if any(a["name"] == "gradient_matching" for a in p.components["attack"])
+    )
+    given = {role: group[-1] for role, group in part.components.items()}
+    attack = next(a for a in part.components["attack"] if a["name"] == "gradient_matching")
+    for changed, told in (
+        ({"restarts_at_once": 8}, ()),
+        ({"restarts": 2}, ("attack.matching.restarts 2, full study 8",)),
+    ):
+        given["attack"] = {**attack, "matching": {**attack["matching"], **changed}}
+        wanted = tuple(Wanted(given[role]["name"]) for role in ROLES)
+        assert unlike("table_1", wanted, given) == told
+
+
 def test_a_table_shows_the_first_differences_and_the_numbers_all() -> None:
     recipe = {"epochs": 1, "lr": 1, "momentum": 1, "weight_decay": 1, "flip": 1, "crop_pad": 1,
               "batch_size": 1, "warmup": 9}  # fmt: skip

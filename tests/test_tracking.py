@@ -22,6 +22,7 @@ from harness.flat_record import params_of, run_name
 from harness.generator_tools import describe_generator
 from harness.sample_grid import sample_grid
 from harness.tracking import Tracker
+from harness.tracking_store import open_client
 from tests.report_runs import record, write_run, write_samples
 
 STUDY = {"name": "small", "attacks": ["narcissus"], "defenses": [{"name": "jpeg", "quality": 50}]}
@@ -525,6 +526,27 @@ def test_nothing_is_printed(run: Path, capfd: pytest.CaptureFixture[str]) -> Non
 def test_a_store_that_cannot_be_used(uri: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         Tracker(uri, "small", tmp_path / "run").start(STUDY)
+
+
+OPEN = """
+import sys, time
+from pathlib import Path
+import mlflow, mlflow.store.tracking.sqlalchemy_store
+from harness.tracking_store import open_client
+folder = Path(sys.argv[1])
+(folder / sys.argv[2]).touch()
+while len(list(folder.glob("ready*"))) < 2:
+    time.sleep(0.01)
+open_client(f"sqlite:///{folder / 'mlflow.db'}").create_experiment(sys.argv[2])
+"""
+
+
+def test_two_runs_may_make_a_store_at_the_same_moment(tmp_path: Path) -> None:
+    names = ["ready0", "ready1"]
+    both = [subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path), n]) for n in names]
+    assert [process.wait(120) for process in both] == [0, 0]
+    client = open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert {e.name for e in client.search_experiments()} == {"Default", *names}
 
 
 def test_no_server_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

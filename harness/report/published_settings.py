@@ -25,8 +25,8 @@ _PLACES = ("path", "folder", "poisons")
 """Parameters that, as text, say where something is, as ``root`` does; which poisons are meant, the
 table itself tells."""
 
-_SPEED = ("batch_size", "memory_mib")
-"""Parameters of defenses that change the speed alone."""
+_SPEED = ("defense.batch_size", "defense.memory_mib", "attack.matching.restarts_at_once")
+"""Parameters that change the speed alone."""
 
 _MAY_LACK = ("train_per_class", "train_skip_per_class", "test_per_class", "pretrained", "poisons")
 """Keys that a complete spec has only where they are given. Without any other a record is of a time
@@ -129,9 +129,7 @@ def _unlike_setting(
 
 
 def _unlike(role: str, told: Wanted, ours: Spec, theirs: Spec) -> list[str]:
-    skipped = {f"{role}.{key}" for key, _ in told.params}
-    if role == "defense":
-        skipped |= {f"{role}.{key}" for key in _SPEED}
+    skipped = {f"{role}.{key}" for key, _ in told.params} | set(_SPEED)
     return [
         f"{key} {_said(a)}, full study {_said(b)}"
         for key, a, b in _differing(role, ours, theirs)
