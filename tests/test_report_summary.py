@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import pytest
 
 from harness.core.records import Movement, TrialRecord
 from harness.report import flags
+from harness.report.pairs import compare_pairs
 from harness.report.statistics import mean_interval, wilson
 from harness.report.summary import Row, Summary, summarise
 from harness.report.trials import Trial
@@ -110,6 +112,31 @@ def test_purification_seeds_share_one_undefended_twin() -> None:
     row = row_of(summary_of(records), "narcissus", "ebm")
     assert row.headline is not None
     assert row.headline.delta == mean_interval([-0.5, -0.3])
+
+
+def test_a_difference_is_the_same_in_the_table_and_among_the_pairs() -> None:
+    seeds = [
+        (target, victim, purify) for target in range(4) for victim in (0, 1) for purify in (0, 1)
+    ]
+    records = [triggered("none", t, v, 60 + 3 * t - v) for t, v, p in seeds if p == 0]
+    records += [triggered("ebm", t, v, 10 + 5 * t + 2 * p + v, purify=p) for t, v, p in seeds]
+    records += [triggered("jpeg", t, v, 20 + 7 * p * t - v, purify=p) for t, v, p in seeds]
+    summary = summary_of(records)
+    pairs = {
+        (pair.defense, pair.against): pair.difference
+        for pair in compare_pairs(summary)
+        if pair.measure.startswith("success")
+    }
+    for defense in ("ebm", "jpeg"):
+        row = row_of(summary, "narcissus", defense)
+        assert row.headline is not None and row.headline.delta is not None
+        assert pairs[defense, "none"] == row.headline.delta
+        assert row.headline.delta.method.startswith("nested")
+    # Two purified sets of the same seed are compared with each other, not with the mean of both.
+    apart = pairs["jpeg", "ebm"]
+    means = [(20 + 7 * p * t - v) - (10 + 5 * t + 2 * p + v) for t, v, p in seeds]
+    assert apart.value == pytest.approx(sum(means) / len(means) / 100)
+    assert apart.n == len(seeds)
 
 
 def test_costs_and_movement_are_means(study: Summary) -> None:

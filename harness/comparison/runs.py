@@ -12,8 +12,8 @@ from harness.comparison.settings import Difference, differing_settings
 from harness.report import significance as sig
 from harness.report.collect import Run
 from harness.report.nested import Nest, independent
-from harness.report.observations import Observation
-from harness.report.pairs import ACCURACY, by_key, measures, tested_pairs
+from harness.report.observations import Observation, by_key
+from harness.report.pairs import ACCURACY, measures, tested_pairs
 from harness.report.statistics import Interval, difference_interval, mean_interval
 from harness.report.summary import Duel, summarise
 from harness.report.trials import PairKey, Setting

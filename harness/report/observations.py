@@ -125,17 +125,39 @@ def mean(observations: Sequence[Observation]) -> float | None:
     return sum(o.share for o in observations) / len(observations) if observations else None
 
 
+def by_key(observations: Iterable[Observation]) -> dict[PairKey, float]:
+    """Return the mean share per target, poison seed and victim seed, over purification seeds."""
+    shares: dict[PairKey, list[float]] = {}
+    for one in observations:
+        shares.setdefault(one.key, []).append(one.share)
+    return {key: sum(values) / len(values) for key, values in shares.items()}
+
+
+def matched(
+    these: Sequence[Observation], those: Sequence[Observation]
+) -> tuple[list[Nest] | None, list[float], list[float]]:
+    """Return the shares of trials and of their twins, and where these stand.
+
+    Twins attack the same target with the same poison and victim seed; what differs by its
+    purification seed is averaged first.
+    """
+    left, right = by_key(these), by_key(those)
+    keys = [key for key in left if key in right]
+    nests: list[Nest] | None = [*keys] if all(one.nested for one in these) else None
+    return nests, [left[key] for key in keys], [right[key] for key in keys]
+
+
 def paired_difference(
-    these: Iterable[Observation], those: Iterable[Observation]
+    these: Sequence[Observation], those: Sequence[Observation]
 ) -> Interval | None:
     """Mean of (these minus those) over the trials that have a twin, or None where none has.
 
-    Twins attack the same target with the same poison and victim seed. Several twins (that differ
-    by their purification seed) are averaged first.
+    Twins are those of :func:`matched`; of several, the one of the same purification seed is taken,
+    or else their mean. So the interval minds how much purification seeds scatter, which a test of
+    the pairs must not take for independent.
     """
-    twins: dict[PairKey, list[float]] = {}
-    for one in those:
-        twins.setdefault(one.key, []).append(one.share)
-    paired = [one for one in these if one.key in twins]
-    differences = [one.share - sum(twins[one.key]) / len(twins[one.key]) for one in paired]
+    means = by_key(those)
+    alike = {(one.key, one.purify): one.share for one in those}
+    paired = [one for one in these if one.key in means]
+    differences = [one.share - alike.get((one.key, one.purify), means[one.key]) for one in paired]
     return mean_interval(differences, nests=nests_of(paired)) if differences else None

@@ -14,9 +14,9 @@ from harness.report import observations as obs
 from harness.report import significance as sig
 from harness.report.nested import Nest, independent
 from harness.report.observations import Observation
-from harness.report.statistics import Interval, mean_interval
+from harness.report.statistics import Interval
 from harness.report.summary import Duel, Summary
-from harness.report.trials import PairKey, Setting
+from harness.report.trials import Setting
 
 ACCURACY = "accuracy"
 POINTS = 0.05
@@ -101,16 +101,17 @@ def _corrected(pairs: Sequence[Pair]) -> Iterator[Pair]:
         yield dataclasses.replace(pair, p_holm=p_holm, tests=len(given))
 
 
-_Drawn = tuple[Duel, str, str, str, list[Nest] | None, list[float], list[float]]
+_Drawn = tuple[Duel, str, str, str, Interval, list[Nest] | None, list[float], list[float]]
 
 
 def _duel_pairs(duel: Duel) -> Iterator[_Drawn]:
-    """Yield duel, measure, two defenses, and where their pairs stand, with their values."""
+    """Yield duel, measure, two defenses, their difference, and their pairs: where, and values."""
     for measure, found in measures(duel).items():
         for against, defense in itertools.combinations(found, 2):
-            keys, these, those = _matched(found[defense], found[against])
-            if these:
-                yield duel, measure, defense, against, keys, these, those
+            difference = obs.paired_difference(found[defense], found[against])
+            if difference is not None:
+                pairs = obs.matched(found[defense], found[against])
+                yield duel, measure, defense, against, difference, *pairs
 
 
 def measures(duel: Duel) -> dict[str, dict[str, list[Observation]]]:
@@ -124,23 +125,6 @@ def measures(duel: Duel) -> dict[str, dict[str, list[Observation]]]:
         }
     found[ACCURACY] = {row.defense: obs.accuracy(duel.trials[row.defense]) for row in rows}
     return found
-
-
-def by_key(observations: Iterable[Observation]) -> dict[PairKey, float]:
-    """Return the mean share per target, poison seed and victim seed."""
-    shares: dict[PairKey, list[float]] = {}
-    for one in observations:
-        shares.setdefault(one.key, []).append(one.share)
-    return {key: float(np.mean(values)) for key, values in shares.items()}
-
-
-def _matched(
-    these: Sequence[Observation], those: Sequence[Observation]
-) -> tuple[list[Nest] | None, list[float], list[float]]:
-    left, right = by_key(these), by_key(those)
-    keys = [key for key in left if key in right]
-    nests: list[Nest] | None = [*keys] if all(one.nested for one in these) else None
-    return nests, [left[key] for key in keys], [right[key] for key in keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +157,9 @@ def tested_pairs(
 
 
 def _tested(
-    duel: Duel, measure: str, defense: str, against: str, nests: list[Nest] | None,
-    these: list[float], those: list[float], *, resamples: int,
+    duel: Duel, measure: str, defense: str, against: str, difference: Interval,
+    nests: list[Nest] | None, these: list[float], those: list[float], *, resamples: int,
 ) -> Pair:  # fmt: skip
-    differences = np.subtract(these, those)
     left, right = (independent(values, nests) for values in (these, those))
     apart = np.subtract(left, right)
     test = tested_pairs(left, right, duel.goal if measure != ACCURACY else "", resamples)
@@ -184,7 +167,7 @@ def _tested(
         setting=duel.setting, attack=duel.attack, measure=measure, defense=defense,
         against=against, pairs=len(left),
         means=(float(np.mean(these)), float(np.mean(those))),
-        difference=mean_interval(differences.tolist(), nests=nests),
+        difference=difference,
         deviation=float(np.std(apart, ddof=1)) if len(left) > 1 else None,
         test=test.name, p=test.p, p_holm=None, smallest_p=test.smallest_p,
     )  # fmt: skip
