@@ -115,9 +115,7 @@ def test_purification_seeds_share_one_undefended_twin() -> None:
 
 
 def test_a_difference_is_the_same_in_the_table_and_among_the_pairs() -> None:
-    seeds = [
-        (target, victim, purify) for target in range(4) for victim in (0, 1) for purify in (0, 1)
-    ]
+    seeds = list(itertools.product(range(4), (0, 1), (0, 1)))  # target, victim, purification
     records = [triggered("none", t, v, 60 + 3 * t - v) for t, v, p in seeds if p == 0]
     records += [triggered("ebm", t, v, 10 + 5 * t + 2 * p + v, purify=p) for t, v, p in seeds]
     records += [triggered("jpeg", t, v, 20 + 7 * p * t - v, purify=p) for t, v, p in seeds]
