@@ -51,7 +51,7 @@ SIZES: dict[str, dict[str, str]] = {
         "ebm_training": "--nf 128 --batches 128 --chain-steps 100 --updates 5",
         "classifier_training": "--classifiers resnet18 --batches 128 512 --updates 50",
         "friends_generation": "--classifiers resnet18 --batches 1024 --steps 30",
-        "gradient_matching": "--classifiers resnet18 --poisons 500 --restarts 8",
+        "gradient_matching": "--classifiers resnet18 --poisons 100 --restarts 8",
         "linear_heads": "--heads 20 100 --epochs 40",
         "epic_selection": "--rows 5000 --shares 0.1",
         "scaling": "--images 2048 4096 8192 --steps 8 16 32 --nf 32 64 128 256 --width 128 "
