@@ -109,10 +109,8 @@ def folded_energy(model: EBM, x: Tensor) -> Tensor:
 
 
 # Activations of about this many numbers are worked on at once on a CPU, so that they stay in its
-# cache and in memory that the allocator keeps: 16 images of 32 px at the published width; in the
-# first block, which has most of them and passes over them most often, 4 such images.
+# cache and in memory that the allocator keeps: 16 images of 32 px at the published width.
 _CPU_ACTIVATION = 2**21
-_FIRST_BLOCKS_ACTIVATION = 2**19
 
 
 def _backwards(kernel: Tensor) -> Tensor:
@@ -189,30 +187,16 @@ class FoldedEnergy:
         padded = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
         return torch.split(padded, size)
 
-    def _pieces(self, x: Tensor) -> Sequence[Tensor]:
-        """Split the network's input into what the first block takes at once: always as much."""
-        if x.device.type != "cpu":
-            return [x]
-        fitting = _FIRST_BLOCKS_ACTIVATION // (self._width * x.shape[2] * x.shape[3])
-        return torch.split(x, 2 ** min(ALIKE_ROWS, max(1, fitting)).bit_length() // 2)
-
     def _input(self, x: Tensor) -> Tensor:
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
         return x.to(self.dtype, memory_format=torch.channels_last)
 
-    def _first(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the first block; return its inner activation and its output."""
+    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
         w = self._w
         a1 = F.relu_(self._conv(x, "block1.c1"))
         h1 = F.conv2d(padded_sums(a1), w["k1"], w["block1.c2.bias"], stride=2)
-        return a1, h1.add_(F.conv2d(x, w["sc1"], w["block1.c_sc.bias"], stride=2))
-
-    def _forward(self, x: Tensor) -> tuple[Sequence[Tensor], tuple[Tensor, ...]]:
-        w = self._w
-        pieces = [self._first(piece) for piece in self._pieces(x)]
-        a1 = [piece[0] for piece in pieces]
-        h1 = _joined([piece[1] for piece in pieces])
+        h1 = h1.add_(F.conv2d(x, w["sc1"], w["block1.c_sc.bias"], stride=2))
         r2 = F.relu(h1)
         a2 = F.relu_(self._conv(r2, "block2.c1"))
         h2 = F.conv2d(padded_sums(a2), w["k2"], w["block2.c2.bias"], stride=2)
@@ -223,14 +207,14 @@ class FoldedEnergy:
         r4 = F.relu(h3)
         a4 = F.relu_(self._conv(r4, "block4.c1"))
         top = F.relu_(h3.add_(self._conv(a4, "block4.c2")))
-        return a1, (r2, a2, r3, a3, r4, a4, top)
+        return a1, r2, a2, r3, a3, r4, a4, top
 
     @torch.no_grad()
     def energy(self, x: Tensor) -> Tensor:
         """Return energies, float32 (B,), of images float (B, 3, H, W) in [-1, 1]."""
         head = self._w["l5.weight"].float()
         with true_float32(self.dtype):
-            tops = [self._forward(self._input(part))[1][-1] for part in self._parts(x)]
+            tops = [self._forward(self._input(part))[-1] for part in self._parts(x)]
         # A matrix product would round a row by the number of rows.
         return _joined([(top.float().mean((2, 3)) * head).sum(1) for top in tops])[: len(x)]
 
@@ -243,7 +227,7 @@ class FoldedEnergy:
 
     def _gradient(self, x: Tensor) -> Tensor:
         w = self._w
-        a1, (r2, a2, r3, a3, r4, a4, top) = self._forward(x)
+        a1, r2, a2, r3, a3, r4, a4, top = self._forward(x)
         share = w["l5.weight"] / (top.shape[2] * top.shape[3])
         g = top.sign_().mul_(share[:, :, None, None])  # 0 or 1, after a ReLU
         for outer, inner, block in ((r4, a4, "block4"), (r3, a3, "block3")):
@@ -252,12 +236,6 @@ class FoldedEnergy:
         t = _mask(inner_sums(F.conv_transpose2d(g, w["k2"], stride=2)), a2)
         shortcut = F.interpolate(F.conv2d(g, w["sc2.back"]), scale_factor=2, mode="nearest")
         g = _mask(self._back(t, "block2.c1"), r2).add_(shortcut)
-        shares = torch.split(g, [len(piece) for piece in a1])
-        return _joined([self._last(*pair) for pair in zip(shares, a1, strict=True)])
-
-    def _last(self, g: Tensor, a1: Tensor) -> Tensor:
-        """Carry the gradient of the first block's output back to the input."""
-        w = self._w
         t = _mask(inner_sums(F.conv_transpose2d(g, w["k1"], stride=2)), a1)
         squares = F.conv2d(t, w["block1.c1.back"], stride=2, padding=1).float()
         return self._output(squares.add_(F.conv2d(g, w["sc1.back"])))

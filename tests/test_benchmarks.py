@@ -72,20 +72,6 @@ def _apart(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).norm(dim=1) / expected.norm(dim=1)
 
 
-def test_a_form_may_compute_its_units_in_pieces() -> None:
-    from _kinks import compare
-
-    x = torch.tensor([[1.0, -2.0], [3.0, 4.0], [-5.0, 6.0]])
-
-    def gradient(pieces: int, shift: float = 0.0) -> Tensor:
-        inputs = x.clone().requires_grad_()
-        out = torch.cat([torch.relu(part + shift) for part in inputs.split(pieces)])
-        return torch.autograd.grad((out * torch.relu(out)).sum(), inputs)[0]
-
-    assert compare(lambda: gradient(3), lambda: gradient(1), _apart).equal
-    assert not compare(lambda: gradient(3), lambda: gradient(1, 0.5), _apart).equal
-
-
 def test_only_a_unit_at_its_kink_explains_a_difference() -> None:
     from _kinks import compare
 
