@@ -82,7 +82,7 @@ class PuregenEbm:
         temperature: Divides the energy.
         step_size: Noise standard deviation per step, in units of [-1, 1].
         steps_per_call: Steps that one call of the network stands for, a divisor of ``steps``: 1 as
-            published; 2 takes half the time and was not seen to change the result.
+            published; 2 takes half the time. What that changes, ``generators samplers`` tells.
         precision: Type the network computes in; the state stays float32.
         batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
     """
