@@ -187,6 +187,26 @@ def test_a_norm_of_some_rows_at_a_time_is_that_of_all() -> None:
         torch.testing.assert_close(norm(x), plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.double, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 2**-7)]
+)
+@pytest.mark.parametrize("silu", [False, True])
+def test_the_norm_of_a_gpu_rounds_no_more_than_its_type(
+    dtype: torch.dtype, bound: float, silu: bool
+) -> None:
+    torch.manual_seed(0)
+    norm = _Norm(4, 32).requires_grad_(False)
+    norm.weight.data, norm.bias.data = torch.randn(2, 32)
+    x = (3 * torch.randn(5, 32, 8, 8) + 2).to(dtype).contiguous(memory_format=torch.channels_last)
+    exact = F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double())
+    exact = F.silu(exact) if silu else exact
+    if dtype == torch.double:
+        norm.double()
+    found = norm._without_copies(x, silu)
+    assert found.dtype == dtype and found.stride() == x.stride()
+    torch.testing.assert_close(found.double(), exact, rtol=bound, atol=bound)
+
+
 # Checkpoints
 
 
