@@ -12,6 +12,7 @@ from defenses._purify import check_ddpm_takes, check_energy_takes
 from generative.ddpm import Diffusion
 from generative.ebm import EBM
 from generative.hub import weights_folder
+from harness.core.code import code_digest
 from harness.core.errors import UsageError
 from harness.core.files import file_digest
 from harness.core.params import ComponentSpec, construct, is_trained, networks
@@ -151,8 +152,7 @@ def _key(
     return workshop.store.key(
         "trajectory",
         {
-            # As with components: of its helpers the protocol's number speaks.
-            "code": file_digest(Path(generative.trajectory.__file__)),
+            "code": code_digest(Path(generative.trajectory.__file__), "generative.trajectory"),
             "generator": workshop.identity("generator", spec.generator),
             "energy": None if spec.energy is None else workshop.identity("generator", spec.energy),
             "train": data.train.digest,

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 
 from attacks.badnets import BadNets
 from attacks.gradient_matching import GradientMatching
+from defenses import puregen_ebm
 from defenses.jpeg import Jpeg
 from defenses.puregen_ebm import PuregenEbm
 from harness.artifacts import LABEL, Store
+from harness.core import code
+from harness.core.code import code_digest
 from harness.core.data import ImageSet, PoisonedSet
 from harness.core.errors import DataError, NoEffect
 from harness.core.protocols import ATTACKS, DEFENSES, Bounds
@@ -207,6 +211,37 @@ def test_the_key_knows_the_components_code(tmp_path, monkeypatch) -> None:
     with (tmp_path / "outside_edited.py").open("a") as handle:
         handle.write("# another version")
     assert Entry("edited", entry.factory, "", entry.origin).code != entry.code
+
+
+@pytest.mark.parametrize(
+    "line", ["from . import b", "from .b import X", "import pack.b", "from pack import b as other"]
+)
+def test_the_code_of_a_component_is_all_that_it_imports_of_its_package(
+    tmp_path, monkeypatch, line
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    files = {"__init__": "", "a": f"import numpy\n{line}", "b": "from pack import c", "c": "X = 1"}
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    sys.modules.pop("pack", None)
+    digests = [code_digest(folder / "a.py", "pack.a")]
+    for name in "bca":
+        with (folder / f"{name}.py").open("a") as handle:
+            handle.write("\n# another version")
+        digests.append(code_digest(folder / "a.py", "pack.a"))
+    (folder / "d.py").write_text("which nothing imports")
+    assert len(set(digests)) == 4 and digests[-1] == code_digest(folder / "a.py", "pack.a")
+
+
+def test_the_code_of_a_purification_is_its_network_too() -> None:
+    followed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "file_digest", lambda file: followed.append(file.name) or "")
+        code_digest(Path(puregen_ebm.__file__), puregen_ebm.__name__)
+    assert {"puregen_ebm.py", "_purify.py", "ebm.py", "langevin.py", "noise.py"} <= set(followed)
+    assert "params.py" not in followed  # of the harness the protocol's number speaks
 
 
 CLEAN = ImageSet(

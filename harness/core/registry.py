@@ -20,8 +20,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from harness.core.code import code_digest
 from harness.core.errors import UnknownComponent, UsageError, nearest
-from harness.core.files import file_digest
 
 T = TypeVar("T")
 
@@ -67,12 +67,9 @@ class Entry(Generic[T]):
 
     @cached_property
     def code(self) -> str:
-        """SHA-256 of the file that defines it, so that what an older one made is not taken for it.
-
-        What the file imports is not in it: that is what the protocol's number stands for.
-        """
+        """Digest of the code that it consists of; see :func:`harness.core.code.code_digest`."""
         source = inspect.getsourcefile(self.factory)
-        return file_digest(Path(source)) if source else ""
+        return code_digest(Path(source), self.factory.__module__) if source else ""
 
 
 def parameters_of(cls: type) -> dict[str, Parameter]:
