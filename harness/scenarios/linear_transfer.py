@@ -56,7 +56,7 @@ class LinearTransfer:
     def joins(self, classifier: Classifier, hooks: Sequence[TrainingHook]) -> bool:
         """Whether :meth:`train_many` can train such a victim."""
         recipe = classifier.recipe
-        return not hooks and not recipe.flip and not recipe.crop_pad
+        return not (hooks or recipe.flip or recipe.crop_pad or recipe.cutout)
 
     def train_many(
         self,
