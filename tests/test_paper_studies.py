@@ -131,6 +131,26 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
         assert found is None or found[0].other_differences(spec) == ()
 
 
+# What the studies themselves are held against: arXiv 2405.18627's code trains plain networks with
+# torch's SGD and crops with a black border, and arXiv 2009.02276's takes 0.1 of normalised units as
+# the step, which is (0.1 / 4.05) / (8 / 255) = 0.79 of a bound of 8 grey levels.
+PLAIN = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "border": "black", "lr": 0.1}
+PLAIN |= {"batch_size": 128, "weight_decay": 5e-4, "label_smoothing": 0.0, "crop_pad": 4}
+STEPS = {8: 0.8, 16: 0.4}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_victims_and_poisons_of_the_paper_are_made_as_its_code_makes_them(name) -> None:
+    for trial in trials_of(name):
+        classifier, attack = trial.classifier, trial.attack
+        hlb = "hlb" in classifier.name
+        if trial.scenario.name == "from_scratch" and not hlb and classifier.name != "vit":
+            recipe = classifier.params["recipe"]
+            assert {key: recipe[key] for key in PLAIN} == PLAIN, classifier.name
+        if attack.name == "gradient_matching":
+            assert attack.params["matching"]["step"] == STEPS[attack.params["eps_255"]]
+
+
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
 def test_twins_can_be_planned_on_real_images(name, shared_data, workshop) -> None:
     study = read_study(path_of(name), on_real_images(name, shared_data))

@@ -162,6 +162,7 @@ def test_a_recipe_by_name() -> None:
     scratch, epic = Recipe.presets["scratch_80"], Recipe.presets["epic_200"]
     assert (scratch.nesterov, scratch.border, scratch.decayed) == (False, "black", "all")
     assert (epic.nesterov, epic.milestones, epic.decayed) == (True, (100, 150), "weights")
+    assert epic.border == "reflect"
     with pytest.raises(UsageError, match=r"no preset 'scratch_8'\. Did you mean 'scratch_80'"):
         recipe(preset="scratch_8")
 

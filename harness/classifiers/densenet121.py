@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMeanPool, ImageClassifier
-from harness.classifiers._recipes import from_scratch
 from harness.core.errors import DataError
 from harness.core.protocols import CLASSIFIERS
 from harness.core.recipe import Recipe
@@ -51,7 +50,7 @@ class DenseNet121:
 
     growth: int = 32
     blocks: tuple[int, ...] = (6, 12, 24, 16)
-    recipe: Recipe = field(default_factory=from_scratch)
+    recipe: Recipe = Recipe.presets["scratch_200"]
 
     example: ClassVar[Mapping[str, Any]] = {"growth": 4, "blocks": [1, 2, 2]}
 

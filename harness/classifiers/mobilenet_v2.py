@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMeanPool, ImageClassifier
-from harness.classifiers._recipes import from_scratch
 from harness.core.errors import DataError
 from harness.core.protocols import CLASSIFIERS
 from harness.core.recipe import Recipe
@@ -68,7 +67,7 @@ class MobileNetV2:
     """
 
     width: float = 1.0
-    recipe: Recipe = field(default_factory=from_scratch)
+    recipe: Recipe = Recipe.presets["scratch_200"]
 
     example: ClassVar[Mapping[str, Any]] = {"width": 0.125}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
@@ -19,19 +19,13 @@ from harness.core.recipe import Recipe
 class ResNet18:
     """ResNet-18 as used on CIFAR: 3x3 stem of stride 1, no max-pool, global mean pool.
 
-    11,173,962 parameters for 10 classes. The default recipe is the paper's: 200 epochs of SGD,
-    rate 0.1 divided by 10 after 100 and 150 epochs, batch 128.
+    11,173,962 parameters for 10 classes. The default recipe is that of PureGen (arXiv 2405.18627).
 
     Attributes:
         recipe: How it is trained.
     """
 
-    recipe: Recipe = field(
-        default_factory=lambda: Recipe(
-            epochs=200, batch_size=128, lr=0.1, label_smoothing=0.0,
-            schedule="multistep", milestones=(100, 150),
-        )
-    )  # fmt: skip
+    recipe: Recipe = Recipe.presets["scratch_200"]
 
     example: ClassVar[Mapping[str, Any]] = {"recipe": {"epochs": 1}}
 

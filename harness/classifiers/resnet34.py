@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
-from harness.classifiers._recipes import from_scratch
 from harness.classifiers._resnet import basic_resnet
 from harness.core.protocols import CLASSIFIERS
 from harness.core.recipe import Recipe
@@ -28,7 +27,7 @@ class ResNet34:
     """
 
     width: int = 64
-    recipe: Recipe = field(default_factory=from_scratch)
+    recipe: Recipe = Recipe.presets["scratch_200"]
 
     example: ClassVar[Mapping[str, Any]] = {"width": 4}
 

@@ -95,25 +95,25 @@ def _steps(epochs: int, *milestones: int, **others: Any) -> Recipe:
 
 
 _PLAIN: dict[str, Any] = {"flip": False, "crop_pad": 0}
-_PUREGEN: dict[str, Any] = {"nesterov": False, "border": "black"}
+_USUAL: dict[str, Any] = {"nesterov": False, "border": "black"}  # torch's SGD and crops
 
 Recipe.presets |= {
     # PureGen's (arXiv 2405.18627, appendix; its configuration file). CIFAR-10 and CINIC-10 alike.
-    "scratch_200": _steps(200, 100, 150, **_PUREGEN),
-    "scratch_80": _steps(80, 30, 50, 70, **_PUREGEN),
+    "scratch_200": _steps(200, 100, 150, **_USUAL),
+    "scratch_80": _steps(80, 30, 50, 70, **_USUAL),
     "linear_40": _steps(40, 15, 25, 35, batch_size=64, optimizer="adam", **_PLAIN),
     "fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, **_PLAIN),
     "narcissus_fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, border="black"),
     # EPIC's (arXiv 2208.03651) and FRIENDS' (arXiv 2208.10224).
-    "epic_200": _steps(200, 100, 150, decayed="weights", border="black"),
+    "epic_200": _steps(200, 100, 150, decayed="weights"),
     "friends_200": _steps(200, 100, 150, decayed="weights", border="black"),
     # Bullseye Polytope's own (arXiv 2005.00191).
     "linear_60": _steps(60, 30, 45, batch_size=64, optimizer="adam", weight_decay=0.0, **_PLAIN),
     # Witches' Brew's (arXiv 2009.02276).
     "brew_40": _steps(40, 14, 24, 35),
     # The poisoning benchmark's (arXiv 2006.12557).
-    "benchmark_200": _steps(200, 100, 150, weight_decay=2e-4),
-    "benchmark_linear_40": _steps(40, 30, lr=0.01, weight_decay=2e-4),
+    "benchmark_200": _steps(200, 100, 150, weight_decay=2e-4, **_USUAL),
+    "benchmark_linear_40": _steps(40, 30, lr=0.01, weight_decay=2e-4, **_USUAL),
     # AVATAR's (arXiv 2303.08500).
-    "avatar_120": _steps(120, 80, 100),
+    "avatar_120": _steps(120, 80, 100, **_USUAL),
 }
