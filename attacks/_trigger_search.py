@@ -31,11 +31,11 @@ from harness.training import Predictor, fit
 class TriggerSearch:
     """How the surrogate learns the class and how the trigger is sought.
 
-    The published code differs in four ways, each kept as a value here: it trains the surrogate on
-    public and class images together for 200 epochs (``class_epochs=200, class_lr=0.1``), warms up
-    with the logit number ``adv_label``, which belongs to a public class (``warmup_logit``), leaves
-    batch normalisation in training mode (``bn_mode``) and never projects the pattern it optimises
-    (``project``).
+    The published code differs in five ways. Four are kept as values here: it trains the surrogate
+    on public and class images together for 200 epochs (``class_epochs=200, class_lr=0.1``), warms
+    up with the logit number ``adv_label``, which belongs to a public class (``warmup_logit``),
+    leaves batch normalisation in training mode (``bn_mode``) and never projects the pattern it
+    optimises (``project``). The fifth is not: it warms up with RAdam, where this does with SGD.
 
     Attributes:
         class_epochs: Epochs in which the surrogate learns the class beside public images.

@@ -138,7 +138,7 @@ class Ntga:
 
 
 def labelled(images: ImageSet) -> Labelled:
-    """Return stored images as floats in [0, 1], with their labels, on the GPU if there is one."""
+    """Return stored images as floats in [0, 1], and their labels, on this process's device."""
     device = pick_device()
     return Labelled(to_float(images.images, device), torch.tensor(images.labels).to(device))
 

@@ -19,7 +19,7 @@ from generative.hub import weights_folder
 from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
-from harness.core.device import channels_last, pick_device, pick_dtype
+from harness.core.device import channels_last, pick_device, pick_dtype, use_device
 from harness.core.errors import DataError, NoEffect, UsageError
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, is_trained, references
@@ -64,6 +64,9 @@ class Workshop:
     device: str = "auto"
     _memory: dict[str, Any] = field(default_factory=dict)
     _recent: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        use_device(self.device)  # for components that have no network, whose device they would take
 
     def _remember(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._memory:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from attacks.ntga import labelled
+from harness.artifacts import Store
 from harness.core import device
+from harness.core.data import ImageSet
 from harness.core.device import on_device, pick_device, pick_dtype, true_float32
 from harness.core.errors import UsageError
+from harness.workshop import Workshop
 
 CPU = torch.device("cpu")
 
@@ -33,6 +39,20 @@ def test_bf16_is_chosen_where_the_processor_has_it_and_no_surprise_elsewhere(
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="allowed: 'cpu'"):
         pick_device("cuda")
+
+
+def test_components_without_a_network_use_the_device_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "_automatic", "auto")
+    assert pick_device().type == "cuda"
+    Workshop(Store(tmp_path), "cpu")
+    images = ImageSet(np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, int), np.arange(2), 2)
+    assert labelled(images).x.device == CPU  # NTGA's, whose surrogate is a kernel
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    Workshop(Store(tmp_path))
+    assert pick_device().type == "cuda"
 
 
 def test_a_gpu_that_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

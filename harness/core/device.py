@@ -23,16 +23,25 @@ ALIKE_ROWS = 16
 
 logger = logging.getLogger(__name__)
 
+_automatic = "auto"
+
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "fp32", "bf16"]
 
 
+def use_device(name: str) -> None:
+    """Say what ``auto`` is from now on in this process: a device, or again ``auto``."""
+    global _automatic
+    _automatic = name
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the named device; ``auto`` is the GPU where there is one.
+    """Return the named device; ``auto`` is that of :func:`use_device`, or the GPU where one is.
 
     Raises:
         UsageError: If a GPU is named and none is there.
     """
+    name = _automatic if name == "auto" else name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
