@@ -1,0 +1,30 @@
+"""What would run on a GPU keeps its tensors on one device; no number is looked at."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.pretended_gpu import pretended_gpu
+
+
+def test_everything_finds_its_tensors_on_the_gpu() -> None:
+    # In a process of its own: torch ends it when some fake tensors go at a bad moment.
+    command = [sys.executable, "-m", "tests.pretended_gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if not line.startswith("ok ")]
+    assert done.returncode == 0, done.stderr
+    assert {"ok attack narcissus", "ok defense epic", "ok classifier resnet18"} <= set(lines)
+
+
+def test_the_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
+    with pretended_gpu():
+        there, here = torch.zeros(3, device="cuda"), torch.zeros(3)
+        assert (there + there).device.type == "cuda" and there.cpu().numpy().shape == (3,)
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            there + here
+        with pytest.raises(TypeError, match="numpy cannot read a tensor on cuda"):
+            there.numpy()
+    assert torch.zeros(2).numpy().shape == (2,)
