@@ -128,6 +128,9 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     made.add_argument("--device", default="cpu", help="cpu or cuda[:i]")
     made.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     made.add_argument("--repeats", type=int, default=5, help="runs of each form, taking turns")
+    made.add_argument(
+        "--enough", type=float, default=600, help="seconds after which a case is repeated no more"
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
     made.add_argument("--profile", action="store_true", help="name the costliest operations")
@@ -149,22 +152,25 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
     began = _load()
     tries = min(8, 2 * arguments.repeats)
     peaks = {name: peak(device, TYPES[name], tries) for name in native(device)}
-    found = [_measure(i, case, arguments, peaks) for i, case in enumerate(cases(arguments))]
-    result = {
-        "benchmark": name,
-        "arguments": {k: v for k, v in vars(arguments).items() if k not in LEFT_OUT},
-        "machine": machine(device),
-        "load": [began, _load()],
-        "peak_gflop_per_s": {name: value / 1e9 for name, value in peaks.items()},
-        "cases": found,
-        "imported": sorted(set(FORBIDDEN) & sys.modules.keys()),
-    }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    on, found, imported = machine(device), [], []
+    for index, case in enumerate(cases(arguments)):
+        found.append(_measure(index, case, arguments, peaks))
+        imported = sorted(set(FORBIDDEN) & sys.modules.keys())
+        result = {
+            "benchmark": name,
+            "arguments": {k: v for k, v in vars(arguments).items() if k not in LEFT_OUT},
+            "machine": on,
+            "load": [began, _load()],
+            "peak_gflop_per_s": {name: value / 1e9 for name, value in peaks.items()},
+            "cases": found,
+            "imported": imported,
+        }
+        if arguments.out:  # after each case: a run that is ended early leaves what it has
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     failed = [case["what"] for case in found if not case["agrees"]]
-    if failed or result["imported"]:
-        sys.exit(f"results differ in {failed}; imported: {result['imported']}")
+    if failed or imported:
+        sys.exit(f"results differ in {failed}; imported: {imported}")
 
 
 def native(device: torch.device | str) -> list[str]:
@@ -239,7 +245,7 @@ def _measure(
     index: int, case: Case, arguments: argparse.Namespace, peaks: dict[str, float]
 ) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    times = _take_turns(case.forms, arguments.repeats, device)
+    times = _take_turns(case.forms, arguments.repeats, arguments.enough, device)
     forms = []
     for number, (form, found) in enumerate(zip(case.forms, times, strict=True)):
         figures = _figures(form, found, peaks)
@@ -264,13 +270,16 @@ def _measure(
     return result
 
 
-def _take_turns(forms: Sequence[Form], repeats: int, device: torch.device) -> list[_Times]:
+def _take_turns(
+    forms: Sequence[Form], repeats: int, enough: float, device: torch.device
+) -> list[_Times]:
     times = [_Times() for _ in forms]
     for form, found in zip(forms, times, strict=True):  # the first run warms up
         work, count = form.once
         with _CountFlop() as counter:
             work()
         found.flop = counter.total / count
+    first = time.perf_counter()
     for _ in range(repeats):
         for form, found in zip(forms, times, strict=True):
             synchronize(device)
@@ -279,6 +288,8 @@ def _take_turns(forms: Sequence[Form], repeats: int, device: torch.device) -> li
             synchronize(device)
             found.seconds.append(time.perf_counter() - began)
             found.cpu.append(clock(device) - began_cpu)
+        if time.perf_counter() - first > enough:
+            break
     return times
 
 

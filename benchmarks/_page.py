@@ -63,7 +63,7 @@ def _section(result: dict[str, Any]) -> Iterator[str]:
         f"torch {machine['torch']}, python {machine['python']}, commit `{machine['commit']}`; "
         f"peaks {' and '.join(f'{v:,.0f} ({k})' for k, v in peaks.items())} GFLOP/s"
         + (" per core" if on_cpu else "")
-        + f"; medians of {result['arguments']['repeats']}."
+        + f"; medians of {_repeats(result['cases'])}."
     )
     yield ""
     compared = [case for case in result["cases"] if not case.get("growth")]
@@ -75,6 +75,11 @@ def _section(result: dict[str, Any]) -> Iterator[str]:
         yield ""
     yield from _growth([case for case in result["cases"] if case.get("growth")])
     yield from _profiles(result["cases"])
+
+
+def _repeats(cases: Sequence[dict[str, Any]]) -> str:
+    counts = {len(form["seconds"]) for case in cases for form in case["forms"]}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def _rows(case: dict[str, Any]) -> Iterator[str]:

@@ -45,7 +45,9 @@ SIZES: dict[str, dict[str, str]] = {
         "scaling": "--images 64 128 256 --steps 4 8 16 --nf 16 32 64 128 --widths 32 64 128 "
         "--resolutions 16 32 64",
     },
+    # The whole jobs first: a machine may be lent for less time than all of them take.
     "gpu": {
+        "whole_jobs": "--enough 60 --compile",
         "ebm_purification": "--nf 128 --batches 128 2048 --steps 50",
         "ddpm_purification": "--networks 128 --batches 128 1024 --steps 25",
         "ebm_training": "--nf 128 --batches 128 --chain-steps 100 --updates 5",
@@ -56,7 +58,6 @@ SIZES: dict[str, dict[str, str]] = {
         "epic_selection": "--rows 5000 --shares 0.1",
         "scaling": "--images 2048 4096 8192 --steps 8 16 32 --nf 32 64 128 256 --width 128 "
         "--widths 32 64 128 --resolutions 16 32 64 --batch 2048",
-        "whole_jobs": "",
     },
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -20,11 +21,13 @@ import ddpm_purification
 import ebm_purification
 import ebm_training
 import numpy as np
+import torch
 from _frame import STRAIGHTFORWARD, TYPES, Case, Form, native, parser, run
+from torch import Tensor
 
-from defenses._purify import diffusion_steps, purify_images
+from defenses._purify import purify_images
 from defenses.puregen_ebm import purify_rows
-from generative.ddpm import Diffusion
+from generative.ddpm import Diffusion, NoisePredictor
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.ebm_training import EBMRecipe, train_ebm
 from generative.unet import UNetConfig, published
@@ -34,16 +37,30 @@ from harness.core.seeds import stream
 from harness.training import build_model, fit
 
 Plain = Callable[[int], object]  # a number of images → the job on so many
-Ours = Callable[[str, int], object]  # a type of activations, a number of images → likewise
+# A type of activations, a number of images, whether to compile → likewise.
+Ours = Callable[[str, int, bool], object]
 
 
 def _images(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
 
 
+def _compiles(arguments: argparse.Namespace) -> bool:
+    """Return whether compiled forms are wanted, and torch finds the compilers that it needs."""
+    if not arguments.compile:
+        return False
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=arguments.device))
+    except Exception as error:  # noqa: BLE001 (the other forms are measured all the same)
+        print(f"nothing is compiled: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def _case(
     what: str, benchmark: str, plain: Plain, ours: Ours, rows: int, arguments: argparse.Namespace,
     *, per_image: bool = False, aim_s: float | None = None, floor_s: float | None = None,
+    compiles: bool = True,
 ) -> Case:  # fmt: skip
     """Return the case of a job on ``rows`` images; aim and floor are those of its full size."""
     few, precision = min(arguments.sample, rows), native(arguments.device)[-1]
@@ -53,11 +70,17 @@ def _case(
             STRAIGHTFORWARD, lambda: plain(few), part,
             f"extrapolated from {few:,} of {rows:,} images", "fp32",
         ),
-        Form(
-            f"ours, {precision}", lambda: ours(precision, rows), count, f"all {rows:,} images",
-            precision, lambda: ours(precision, few), part,
-        ),
     ]  # fmt: skip
+    for compiled in (False, True) if compiles and _compiles(arguments) else (False,):
+        forms.append(
+            Form(
+                f"ours, {precision}" + ", compiled" * compiled,
+                lambda compiled=compiled: ours(precision, rows, compiled),  # type: ignore[misc]
+                count, f"all {rows:,} images", precision,
+                lambda compiled=compiled: ours(precision, few, compiled),  # type: ignore[misc]
+                part,
+            )
+        )  # fmt: skip
     if not arguments.full:
         aim_s = floor_s = None
     unit = "image" if per_image else "job"
@@ -73,8 +96,10 @@ def langevin(arguments: argparse.Namespace) -> Case:
     def plain(count: int) -> object:
         return ebm_purification.straightforward(images[:count], model, steps)
 
-    def ours(precision: str, count: int) -> object:
+    def ours(precision: str, count: int, compiled: bool) -> object:
         energy, ids = FoldedEnergy(model, TYPES[precision]), np.arange(count)
+        if compiled:
+            energy._gradient = torch.compile(energy._gradient, dynamic=False)  # type: ignore[method-assign]
         some, batch = images[:count], arguments.batch
         return purify_rows(some, ids, energy, steps, 0, batch_size=batch, device=device)
 
@@ -92,8 +117,14 @@ def diffusion(arguments: argparse.Namespace) -> Case:
     def plain(count: int) -> object:
         return ddpm_purification.straightforward(images[:count], net, steps)
 
-    def ours(precision: str, count: int) -> object:
-        purifier = diffusion_steps(model, Diffusion(steps=steps), precision)
+    def ours(precision: str, count: int, compiled: bool) -> object:
+        net = NoisePredictor(model, TYPES[precision])
+        if compiled:
+            net._unet.predict = torch.compile(net._unet.predict, dynamic=False)  # type: ignore[method-assign]
+
+        def purifier(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
+            return Diffusion(steps=steps).purify(x, net, noise)
+
         some, ids, batch = images[:count], np.arange(count), arguments.batch
         return purify_images(some, ids, purifier, 0, batch_size=batch, device=device)
 
@@ -119,9 +150,11 @@ def _training(
         part = train.take(np.arange(count))
         return classifier_training.straightforward(copy.deepcopy(model), part, recipe, 0, device)
 
-    def ours(precision: str, count: int) -> object:
+    def ours(precision: str, count: int, compiled: bool) -> object:
         part, some = train.take(np.arange(count)), replace(recipe, precision=precision)
-        return fit(copy.deepcopy(model), part, some, stream(0, "train"), device=device)
+        net = copy.deepcopy(model)
+        net = torch.compile(net, dynamic=False) if compiled else net  # type: ignore[assignment]
+        return fit(net, part, some, stream(0, "train"), device=device)
 
     what = f"{what}, {rows:,} images, batch {recipe.batch_size}"
     return _case(what, "classifier_training", plain, ours, rows, arguments, floor_s=floor_s)
@@ -148,7 +181,7 @@ def energy_training(arguments: argparse.Namespace) -> Case:
         updates = max(1, count // batch)
         return ebm_training.straightforward(EBM(config), images, updates, batch, chain, device)
 
-    def ours(precision: str, count: int) -> object:
+    def ours(precision: str, count: int, _: bool) -> object:
         recipe = EBMRecipe(
             iterations=max(1, count // batch), batch_size=batch, bank_size=max(batch, 1000),
             chain_steps=chain,
@@ -158,8 +191,9 @@ def energy_training(arguments: argparse.Namespace) -> Case:
     what = f"Training an energy network, nf {arguments.nf}, chains of {chain} steps, batch {batch}"
     floor_s = 574 / (70_000 * 120)
     return _case(
-        what, "ebm_training", plain, ours, rows, arguments, per_image=True, floor_s=floor_s
-    )
+        what, "ebm_training", plain, ours, rows, arguments, per_image=True, floor_s=floor_s,
+        compiles=False,
+    )  # fmt: skip
 
 
 JOBS = {
@@ -187,9 +221,10 @@ FULL = {
 def main() -> None:
     """Do the jobs; smaller ones than the paper's have no aim."""
     made = parser(__doc__, device="cuda")
+    made.add_argument("--compile", action="store_true", help="also by torch.compile, once compiled")
     made.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     made.add_argument("--images", type=int, default=FULL["images"])
-    made.add_argument("--sample", type=int, default=1024, help="images of the straightforward side")
+    made.add_argument("--sample", type=int, default=2048, help="images of the straightforward side")
     made.add_argument("--batch", type=int, default=2048, help="images in flight, purifying")
     made.add_argument("--nf", type=int, default=FULL["nf"], help="width of the energy network")
     made.add_argument("--unet", type=int, default=FULL["unet"], help="width; 0: the small network")

@@ -49,6 +49,15 @@ def test_all_benchmarks_run_and_agree(tmp_path: Path) -> None:
     assert "grows as the power" in text and "<details>" in text and "no GPU" in text
 
 
+def test_a_long_case_is_not_repeated_for_ever() -> None:
+    from _frame import Form, _take_turns
+
+    forms = [Form(side, lambda: None) for side in ("straightforward", "ours")]
+    for enough, rounds in ((60.0, 3), (0.0, 1)):
+        times = _take_turns(forms, 3, enough, torch.device("cpu"))
+        assert [len(form.seconds) for form in times] == [rounds, rounds]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
@@ -121,7 +130,7 @@ def test_only_the_whole_job_has_an_aim() -> None:
     from whole_jobs import _case
 
     def case(full: bool) -> Any:
-        arguments = Namespace(sample=1000, device="cpu", full=full)
+        arguments = Namespace(sample=1000, device="cpu", full=full, compile=False)
         return _case("job", "x", len, len, 50_000, arguments, aim_s=30, floor_s=5)
 
     assert (case(True).aim_s, case(True).floor_s) == (30, 5)
@@ -133,7 +142,8 @@ def test_only_the_whole_job_has_an_aim() -> None:
 def _result(device: str, **case: Any) -> dict[str, Any]:
     forms = [
         {"side": side, "variant": "", "median_s": s, "gflop": 2000.0, "peak_mib": None}
-        for side, s in (("straightforward", 2.0), ("ours", 0.5))
+        | {"seconds": [s] * n}
+        for side, s, n in (("straightforward", 2.0, 3), ("ours", 0.5, 5))
     ]
     sides = {
         form["side"]: {"variant": "", "ratio": 2 / form["median_s"], "cpu_ratio": 1.0}
@@ -152,7 +162,7 @@ def _result(device: str, **case: Any) -> dict[str, Any]:
         "check": {},
     }
     return {
-        "benchmark": "ebm_purification", "machine": machine, "arguments": {"repeats": 5},
+        "benchmark": "ebm_purification", "machine": machine, "arguments": {},
         "load": [None], "peak_gflop_per_s": {}, "cases": [whole | case],
     }  # fmt: skip
 
@@ -162,6 +172,7 @@ def test_the_page_shows_cpu_and_gpu_with_their_own_aims(tmp_path: Path) -> None:
 
     (tmp_path / "ebm.json").write_text(json.dumps(_result("cpu", target=4.5)))
     assert "no GPU and no processor" in make_page(tmp_path)
+    assert "; medians of 3 to 5." in make_page(tmp_path)
     (tmp_path / "ebm_cuda.json").write_text(json.dumps(_result("H200", aim_s=30, floor_s=5)))
     text = make_page(tmp_path)
     cpu, gpu = text.split("## EBM purification on H200\n")
