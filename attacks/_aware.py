@@ -20,7 +20,6 @@ from generative.ebm import EBM, FoldedEnergy, folded_energy
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from generative.noise import row_noise
 from harness.core.device import pick_dtype
-from harness.core.errors import DataError
 from harness.core.pixels import to_bytes, to_float
 from harness.core.seeds import torch_generator
 
@@ -57,17 +56,6 @@ class Aware:
     def in_search(self) -> bool:
         """Whether the trigger is sought on purified images."""
         return self.place in ("search", "both")
-
-
-def check_purifies(ebm: object, image_shape: tuple[int, int, int]) -> None:
-    """Raise unless an energy network, where it is there already, can take these images."""
-    channels, height, width = image_shape
-    divisor = 4 * ebm.config.patch_size if isinstance(ebm, EBM) else 4
-    if channels != 3 or height % divisor or width % divisor:
-        raise DataError(
-            f"the generator takes 3 channels and sides divisible by {divisor}; "
-            f"images are {image_shape}."
-        )
 
 
 # The chain

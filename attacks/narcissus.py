@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks._aware import Aware, check_purifies
+from attacks._aware import Aware
 from attacks._trigger_search import TriggerSearch, find_trigger
 from attacks._triggered import Rule, check_label, choose_rows, triggered_probes
-from generative.ebm import EBM
+from generative.ebm import EBM, check_energy_takes
 from harness.core.data import Goal, ImageSet, PoisonedSet
 from harness.core.errors import DataError
 from harness.core.pixels import add_within
@@ -175,7 +175,7 @@ class Narcissus:
         check_label(self.adv_label, train)
         self._check_budget(train)
         if self.generator is not None:
-            check_purifies(self.generator, train.image_shape)
+            check_energy_takes(self.generator, train.image_shape)
         if self.trigger is not None:
             shape: tuple[int, ...] = read_trigger(self.trigger, self.eps_255).shape
             what = f"trigger {str(self.trigger)!r}"

@@ -20,7 +20,7 @@ from _kinks import TOLERANCE, compare
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defenses.puregen_ebm import purify_rows
+from defenses._purify import langevin_steps, purify_images
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.langevin import STEP_SIZE, TEMPERATURE
 from generative.noise import row_noise
@@ -124,7 +124,8 @@ def _case(nf: int, arguments: argparse.Namespace) -> Case:
     def ours(batch: int, precision: str) -> NDArray[np.uint8]:
         energy = FoldedEnergy(model, TYPES[precision])
         rows = images[:batch], ids[:batch]
-        return purify_rows(*rows, energy, steps, 0, batch_size=batch, device=device)
+        purifier = langevin_steps(energy, steps)
+        return purify_images(*rows, purifier, 0, batch_size=batch, device=device)
 
     def check() -> dict[str, float | bool | str]:
         few = images[:16]
@@ -178,8 +179,9 @@ def _fewer_calls(nf: int, arguments: argparse.Namespace) -> Case:
 
         def work(precision: str = precision) -> object:
             energy = FoldedEnergy(model, TYPES[precision])
-            how = {"steps_per_call": 2, "batch_size": batch, "device": device}
-            return purify_rows(images, np.arange(batch), energy, steps, 0, **how)
+            purifier = langevin_steps(energy, steps, steps_per_call=2)
+            rows = images, np.arange(batch)
+            return purify_images(*rows, purifier, 0, batch_size=batch, device=device)
 
         side = f"ours, {precision}, `steps_per_call: 2`"
         forms.append(Form(side, work, count=batch * steps, precision=precision))

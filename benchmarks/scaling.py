@@ -17,8 +17,7 @@ from _frame import TYPES, Case, Form, native, parser, run
 from ddpm_purification import network as noise_network
 from ebm_purification import network as energy_network
 
-from defenses._purify import diffusion_steps, purify_images
-from defenses.puregen_ebm import purify_rows
+from defenses._purify import diffusion_steps, langevin_steps, purify_images
 from generative.ddpm import Diffusion
 from generative.ebm import FoldedEnergy
 from generative.unet import UNetConfig, published
@@ -66,7 +65,8 @@ def _langevin(axis: str, value: int, arguments: argparse.Namespace) -> Form:
     rows, batch = _images(count, side, arguments.seed), arguments.batch
 
     def work() -> object:
-        return purify_rows(*rows, energy, steps, 0, batch_size=batch, device=device)
+        purifier = langevin_steps(energy, steps)
+        return purify_images(*rows, purifier, 0, batch_size=batch, device=device)
 
     return Form(f"ours, {precision}", work, variant=str(value), precision=precision)
 

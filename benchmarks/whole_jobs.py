@@ -25,8 +25,7 @@ import torch
 from _frame import STRAIGHTFORWARD, TYPES, Case, Form, native, parser, run
 from torch import Tensor
 
-from defenses._purify import purify_images
-from defenses.puregen_ebm import purify_rows
+from defenses._purify import langevin_steps, purify_images
 from generative.ddpm import Diffusion, NoisePredictor
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.ebm_training import EBMRecipe, train_ebm
@@ -101,7 +100,8 @@ def langevin(arguments: argparse.Namespace) -> Case:
         if compiled:
             energy._gradient = torch.compile(energy._gradient, dynamic=False)  # type: ignore[method-assign]
         some, batch = images[:count], arguments.batch
-        return purify_rows(some, ids, energy, steps, 0, batch_size=batch, device=device)
+        purifier = langevin_steps(energy, steps)
+        return purify_images(some, ids, purifier, 0, batch_size=batch, device=device)
 
     what = f"Langevin purification, {rows:,} images, {steps} steps, nf {arguments.nf}"
     return _case(what, "ebm_purification", plain, ours, rows, arguments, aim_s=30, floor_s=5)

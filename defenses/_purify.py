@@ -13,7 +13,7 @@ from torch import Tensor
 
 from generative.ddpm import DDPM, Diffusion, NoisePredictor
 from generative.ebm import EBM, FoldedEnergy
-from generative.langevin import STEP_SIZE, TEMPERATURE, langevin
+from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from generative.noise import row_noise
 from generative.unet import UNetConfig
 from harness.core.data import ImageSet
@@ -181,6 +181,17 @@ def energy_steps(
 ) -> Purifier:
     """Return the purifier that takes Langevin steps on an energy network."""
     energy = FoldedEnergy(ebm, pick_dtype(precision, device_of(ebm)))
+    return langevin_steps(energy, steps, temperature, step_size, steps_per_call)
+
+
+def langevin_steps(
+    energy: Energy,
+    steps: int,
+    temperature: float = TEMPERATURE,
+    step_size: float = STEP_SIZE,
+    steps_per_call: int = 1,
+) -> Purifier:
+    """Return the purifier that takes Langevin steps on any energy."""
 
     def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
         return langevin(
@@ -221,16 +232,6 @@ def check_at_least_one(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise DataError(f"{name} must be at least 1; got {count}.")
-
-
-def check_energy_takes(train: ImageSet) -> None:
-    """Raise unless an energy network can take these images."""
-    channels, height, width = train.image_shape
-    if channels != 3 or height % 4 or width % 4:
-        raise DataError(
-            "the energy network takes 3 channels and sides divisible by 4; "
-            f"images are {train.image_shape}."
-        )
 
 
 def check_ddpm_takes(ddpm: DDPM, diffusion: Diffusion, train: ImageSet) -> None:

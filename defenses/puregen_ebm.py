@@ -7,65 +7,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from defenses._purify import (
     Purifier,
     check_at_least_one,
-    check_energy_takes,
     device_of,
     energy_steps,
     in_flight,
     purify_images,
     snapshot_images,
 )
-from generative.ebm import EBM, FoldedEnergy
-from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, check_calls, langevin
+from generative.ebm import EBM, check_energy_takes
+from generative.langevin import STEP_SIZE, TEMPERATURE, check_calls
 from harness.core.data import ImageSet
-from harness.core.device import Precision, pick_dtype
+from harness.core.device import Precision
 from harness.core.errors import DataError
 from harness.core.protocols import DEFENSES, TrainingHook
 from harness.core.seeds import subseed
-
-
-def purify_rows(
-    images: NDArray[np.uint8],
-    ids: NDArray[np.int64],
-    energy: Energy,
-    steps: int,
-    seed: int,
-    *,
-    temperature: float = TEMPERATURE,
-    step_size: float = STEP_SIZE,
-    steps_per_call: int = 1,
-    batch_size: int = 128,
-    device: torch.device | str = "cpu",
-) -> NDArray[np.uint8]:
-    """Purify stored images; a row's noise depends on the seed and its id alone.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        ids: int64 (N,).
-        energy: Energy network.
-        steps: Langevin steps.
-        seed: Of the noise.
-        temperature, step_size, steps_per_call: See :func:`generative.langevin.langevin`.
-        batch_size: Images in flight.
-        device: Where the energy network is.
-
-    Returns:
-        uint8 (N, 3, H, W), rounded and clamped, never wrapped around.
-    """
-
-    def purify(x: Tensor, noise: Iterator[Tensor]) -> Tensor:
-        return langevin(
-            x, steps, energy, noise,
-            temperature=temperature, step_size=step_size, steps_per_call=steps_per_call,
-        )  # fmt: skip
-
-    return purify_images(images, ids, purify, seed, batch_size=batch_size, device=device)
 
 
 @DEFENSES.register(paper="arXiv:2405.18627, arXiv:2405.19376")
@@ -115,18 +73,15 @@ class PuregenEbm:
 
     def check(self, train: ImageSet) -> None:
         """Check that the network can take these images."""
-        check_energy_takes(train)
+        check_energy_takes(self.ebm, train.image_shape)
 
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:
         """Return the same rows with purified pixels."""
         self.check(train)
-        device = next(self.ebm.parameters()).device
-        energy = FoldedEnergy(self.ebm, pick_dtype(self.precision, device))
-        images = purify_rows(
-            train.images, train.ids, energy, self.steps, subseed(rng),
-            temperature=self.temperature, step_size=self.step_size,
-            steps_per_call=self.steps_per_call,
-            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm), device=device,
+        images = purify_images(
+            train.images, train.ids, self._purifier(self.steps), subseed(rng),
+            batch_size=in_flight(self.batch_size, train.image_shape, self.ebm),
+            device=device_of(self.ebm),
         )  # fmt: skip
         return train.with_images(images)
 
@@ -135,19 +90,18 @@ class PuregenEbm:
     ) -> Iterator[ImageSet]:
         """Yield the rows after each of these numbers of steps of one chain."""
         self.check(train)
-
-        def further(steps: int) -> Purifier:
-            return energy_steps(
-                self.ebm, steps, self.precision,
-                self.temperature, self.step_size, self.steps_per_call,
-            )  # fmt: skip
-
         for images in snapshot_images(
-            train.images, train.ids, further, values, subseed(rng),
+            train.images, train.ids, self._purifier, values, subseed(rng),
             batch_size=in_flight(self.batch_size, train.image_shape, self.ebm),
             device=device_of(self.ebm),
         ):  # fmt: skip
             yield train.with_images(images)
+
+    def _purifier(self, steps: int) -> Purifier:
+        return energy_steps(
+            self.ebm, steps, self.precision,
+            self.temperature, self.step_size, self.steps_per_call,
+        )  # fmt: skip
 
     def hooks(self) -> Sequence[TrainingHook]:
         """Return no hook."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from defenses._purify import (
     check_at_least_one,
     check_ddpm_takes,
-    check_energy_takes,
     device_of,
     diffusion_steps,
     in_flight,
@@ -20,7 +19,7 @@ from defenses._purify import (
     score,
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
-from generative.ebm import EBM
+from generative.ebm import EBM, check_energy_takes
 from harness.core.data import ImageSet
 from harness.core.device import Precision
 from harness.core.errors import DataError
@@ -112,7 +111,7 @@ class PuregenFilt:
 
     def check(self, train: ImageSet) -> None:
         """Check that both networks can take these images, and that the share is not empty."""
-        check_energy_takes(train)
+        check_energy_takes(self.ebm, train.image_shape)
         check_ddpm_takes(self.ddpm, self._diffusion(), train)
         if self.share * len(train) < 1:
             raise DataError(f"a share of {self.share} of {len(train)} images is none of them.")

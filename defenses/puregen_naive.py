@@ -11,7 +11,6 @@ import numpy as np
 from defenses._purify import (
     check_at_least_one,
     check_ddpm_takes,
-    check_energy_takes,
     device_of,
     diffusion_steps,
     energy_steps,
@@ -20,7 +19,7 @@ from defenses._purify import (
     purify_images,
 )
 from generative.ddpm import DDPM, Diffusion, SamplerName, Start
-from generative.ebm import EBM
+from generative.ebm import EBM, check_energy_takes
 from generative.langevin import TEMPERATURE, check_calls
 from harness.core.data import ImageSet
 from harness.core.device import Precision
@@ -102,7 +101,7 @@ class PuregenNaive:
 
     def check(self, train: ImageSet) -> None:
         """Check that both networks can take these images."""
-        check_energy_takes(train)
+        check_energy_takes(self.ebm, train.image_shape)
         check_ddpm_takes(self.ddpm, self._diffusion(), train)
 
     def purify(self, train: ImageSet, rng: np.random.Generator) -> ImageSet:

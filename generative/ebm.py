@@ -54,7 +54,8 @@ class _Block(nn.Module):
 class EBM(nn.Module):
     """Energy of images, as the published code computes it (the plain form).
 
-    Call: float (B, 3, H, W) in [-1, 1], H and W divisible by 4 → energies (B, 1), unbounded.
+    Call: float (B, 3, H, W) in [-1, 1] → energies (B, 1), unbounded. H and W are divisible by
+    ``divisor``.
     """
 
     resource_kind: ClassVar[str] = "generator"
@@ -74,6 +75,11 @@ class EBM(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter)
 
+    @property
+    def divisor(self) -> int:
+        """What the sides of an image must be divisible by."""
+        return 4 * self.config.patch_size
+
     def forward(self, x: Tensor) -> Tensor:
         """Return energies (B, 1)."""
         if self.config.patch_size > 1:
@@ -85,6 +91,17 @@ class EBM(nn.Module):
             x = x + block.c2(F.relu(block.c1(F.relu(x))))
         energy: Tensor = self.l5(F.relu(x).mean((2, 3)))
         return energy
+
+
+def check_energy_takes(ebm: object, image_shape: tuple[int, int, int]) -> None:
+    """Raise unless an energy network can take images (C, H, W); it need not be there already."""
+    channels, height, width = image_shape
+    divisor = ebm.divisor if isinstance(ebm, EBM) else 4
+    if channels != 3 or height % divisor or width % divisor:
+        raise DataError(
+            f"the energy network takes 3 channels and sides divisible by {divisor}; "
+            f"images are {image_shape}."
+        )
 
 
 def folded_energy(model: EBM, x: Tensor) -> Tensor:

@@ -15,14 +15,13 @@ from torch import Tensor
 from defenses._purify import (
     Purifier,
     check_ddpm_takes,
-    check_energy_takes,
     diffusion_steps,
     energy_steps,
     purify_images,
 )
 from generative.ddpm import DDPM, Diffusion, NoiseModel, NoisePredictor, diffuse
 from generative.diagnostics import check_purifier, energy_gap
-from generative.ebm import EBM, FoldedEnergy
+from generative.ebm import EBM, FoldedEnergy, check_energy_takes
 from generative.feature_distance import (
     Features,
     feature_distance,
@@ -196,7 +195,7 @@ def _purifier(model: Any, images: ImageSet, steps: int | None) -> tuple[Purifier
         UsageError: If it is of a kind that is no purifier.
     """
     if isinstance(model, EBM):
-        check_energy_takes(images)
+        check_energy_takes(model, images.image_shape)
         return energy_steps(model, steps or 100, "auto"), steps or 100
     if isinstance(model, DDPM):
         diffusion = Diffusion(steps=steps or min(75, model.horizon))

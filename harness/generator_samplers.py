@@ -19,14 +19,13 @@ from scipy import stats
 from defenses._purify import (
     Purifier,
     check_ddpm_takes,
-    check_energy_takes,
     diffusion_steps,
     energy_steps,
     purify_images,
     score,
 )
 from generative.ddpm import DDPM, SAMPLERS, Diffusion, SamplerName
-from generative.ebm import EBM
+from generative.ebm import EBM, check_energy_takes
 from generative.langevin import TEMPERATURE
 from harness.core.data import ImageSet
 from harness.core.errors import UsageError
@@ -207,7 +206,7 @@ def _langevin_ways(
     model: EBM, data: ImageSet, steps: int, calls: Sequence[int] | None, temperature: float
 ) -> list[_Way]:
     """Return single steps, then as many steps per call as each number of calls leaves."""
-    check_energy_takes(data)
+    check_energy_takes(model, data.image_shape)
     if calls is None:
         calls = [steps // each for each in (2, 3) if steps % each == 0]
     for number in calls:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses._purify import check_ddpm_takes, check_energy_takes, device_of
+from defenses._purify import check_ddpm_takes, device_of
 from generative.ddpm import DDPM, Diffusion, NoisePredictor
-from generative.ebm import EBM, FoldedEnergy
+from generative.ebm import EBM, FoldedEnergy, check_energy_takes
 from generative.langevin import TEMPERATURE
 from generative.trajectory import Chain, Trajectory, diffusion_chain, langevin_chain, trace
 from harness.artifacts import Store
@@ -184,7 +184,7 @@ def _chain(
     """Return the chain that a kind of model makes, what its steps are, and the published count."""
     check_temperature(type(model), temperature)
     if isinstance(model, EBM):
-        check_energy_takes(images)
+        check_energy_takes(model, images.image_shape)
         energy = FoldedEnergy(model, pick_dtype("auto", device_of(model)))
         chain = langevin_chain(energy, temperature=temperature or TEMPERATURE)
         return chain, "Langevin steps", 150

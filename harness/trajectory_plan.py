@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import generative.trajectory
-from defenses._purify import check_ddpm_takes, check_energy_takes
+from defenses._purify import check_ddpm_takes
 from generative.ddpm import Diffusion
-from generative.ebm import EBM
+from generative.ebm import EBM, check_energy_takes
 from generative.hub import weights_folder
 from harness.core.code import code_digest
 from harness.core.errors import UsageError
@@ -98,10 +98,9 @@ def plan_one(spec: TrajectorySpec, workshop: Workshop) -> Planned:
     """Check one trajectory (see :func:`plan_trajectories`)."""
     data = workshop.dataset(spec.dataset)
     network = _network(spec.generator, workshop)
-    if spec.energy is not None:
-        judge = _network(spec.energy, workshop)
-        if not issubclass(judge.produces, EBM):
-            raise UsageError(f"energy must be an energy network; {judge.name!r} makes another one.")
+    judge = None if spec.energy is None else _network(spec.energy, workshop)
+    if judge is not None and not issubclass(judge.produces, EBM):
+        raise UsageError(f"energy must be an energy network; {judge.name!r} makes another one.")
     steps = spec.steps or usual_steps(network.horizon)
     if network.horizon is not None and max(steps) > network.horizon:
         raise UsageError(
@@ -109,8 +108,9 @@ def plan_one(spec: TrajectorySpec, workshop: Workshop) -> Planned:
         )
     check_temperature(network.produces, spec.temperature)
     for images in (data.train, data.test):
-        if issubclass(network.produces, EBM) or spec.energy is not None:
-            check_energy_takes(images)
+        for found in (network, judge):
+            if found is not None and issubclass(found.produces, EBM):
+                check_energy_takes(found.model, images.image_shape)
         if not issubclass(network.produces, EBM):
             check_ddpm_takes(network.model, Diffusion(steps=max(steps)), images)
     if spec.attack is not None:

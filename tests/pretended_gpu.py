@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from defenses._purify import diffusion_steps, purify_images, score
-from defenses.puregen_ebm import purify_rows
+from defenses._purify import diffusion_steps, langevin_steps, purify_images, score
 from generative.ddpm import DDPM, SAMPLERS, Diffusion
 from generative.ddpm_training import DDPMRecipe, train_ddpm
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
@@ -172,7 +171,8 @@ def purifications() -> Iterator[tuple[str, Callable[[], object]]]:
     def energy(dtype: torch.dtype, patch_size: int) -> object:
         model = EBM(EBMConfig(nf=8, patch_size=patch_size)).requires_grad_(False).to(GPU)
         score(images, model)
-        return purify_rows(images, ids, FoldedEnergy(model, dtype), 3, 0, device=GPU)
+        steps = langevin_steps(FoldedEnergy(model, dtype), 3)
+        return purify_images(images, ids, steps, 0, device=GPU)
 
     def diffusion(sampler: Any) -> object:
         model = DDPM(UNET).requires_grad_(False).to(GPU)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from defenses._purify import energy_steps
+from defenses._purify import energy_steps, langevin_steps, purify_images
 from defenses.jpeg import Jpeg, compress
 from defenses.none import NoDefense
-from defenses.puregen_ebm import PuregenEbm, purify_rows
+from defenses.puregen_ebm import PuregenEbm
 from generative.checkpoints import load_ebm
 from generative.diagnostics import check_purifier
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
@@ -112,17 +112,17 @@ def test_out_of_range_pixels_saturate_and_never_wrap() -> None:
             return torch.full_like(x, -2.0)  # every step adds 1.56
 
     images = np.full((2, 3, 8, 8), 250, np.uint8)
-    purified = purify_rows(images, np.arange(2), Push(), 2, 0)
+    purified = purify_images(images, np.arange(2), langevin_steps(Push(), 2), 0)
     assert purified.min() == 255
 
 
 def test_a_row_is_purified_alike_alone_in_company_and_in_another_order() -> None:
-    energy = FoldedEnergy(EBM(EBMConfig(nf=8)))
-    whole = purify_rows(TRAIN.images, TRAIN.ids, energy, 8, 5)
+    steps = langevin_steps(FoldedEnergy(EBM(EBMConfig(nf=8))), 8)
+    whole = purify_images(TRAIN.images, TRAIN.ids, steps, 5)
     order = np.random.default_rng(0).permutation(len(TRAIN))[:17]
-    part = purify_rows(TRAIN.images[order], TRAIN.ids[order], energy, 8, 5, batch_size=4)
+    part = purify_images(TRAIN.images[order], TRAIN.ids[order], steps, 5, batch_size=4)
     np.testing.assert_array_equal(part, whole[order])
-    other_seed = purify_rows(TRAIN.images, TRAIN.ids, energy, 8, 6)
+    other_seed = purify_images(TRAIN.images, TRAIN.ids, steps, 6)
     assert not np.array_equal(other_seed, whole)
 
 
@@ -130,6 +130,10 @@ def test_images_that_the_network_cannot_take_are_refused() -> None:
     odd = ImageSet(np.zeros((2, 3, 30, 30), np.uint8), np.zeros(2, np.int64), np.arange(2), 1)
     with pytest.raises(DataError, match="divisible by 4"):
         PuregenEbm(ebm=EBM(EBMConfig(nf=8))).check(odd)
+    twelve = ImageSet(np.zeros((2, 3, 12, 12), np.uint8), np.zeros(2, np.int64), np.arange(2), 1)
+    PuregenEbm(ebm=EBM(EBMConfig(nf=8))).check(twelve)
+    with pytest.raises(DataError, match="divisible by 8"):
+        PuregenEbm(ebm=EBM(EBMConfig(nf=8, patch_size=2))).check(twelve)
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ def test_what_the_data_do_not_allow_is_refused(surrogate) -> None:
     grey = ImageSet(POOD.images[:, :1], POOD.labels, POOD.ids, POOD.num_classes)
     attack = Narcissus(**{**given, "pood": grey}, generator=GENERATOR, aware="search")
     train = ImageSet(DATA.train.images[:, :1], DATA.train.labels, DATA.train.ids, 10)
-    with pytest.raises(DataError, match="generator takes 3 channels"):
+    with pytest.raises(DataError, match="energy network takes 3 channels"):
         attack.check(train, DATA.test)
 
 
