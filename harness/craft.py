@@ -79,7 +79,7 @@ def craft_study(
             workshop.store.check_nodes(executor, {})
             doomed = make_units(
                 plan.units, wanted, workshop, executor, study.resources, progress, errors
-            )
+            ).doomed
     else:
         progress.note("every poison is there already")
     # Victims that differ are attacked with the same poisons.

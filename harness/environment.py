@@ -27,10 +27,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+# What numbers depend on. A new component is a file that git does not know yet.
+CODE = ("attacks", "defenses", "generative", "harness", "sweeps", "pyproject.toml", "uv.lock")
+
+
 @cache
-def _commit() -> str:
-    """Return the commit of this checkout, with ``+`` if files differ from it; "" outside one."""
-    root = Path(__file__).parents[1]
+def _commit(root: Path = Path(__file__).parents[1]) -> str:
+    """Return the commit of a checkout, with ``+`` if its code is another one; "" outside one."""
     if not (root / ".git").exists():
         return ""
 
@@ -40,7 +43,7 @@ def _commit() -> str:
         )
         return done.stdout.strip()
 
-    dirty = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    dirty = "+" if git("status", "--porcelain", "--untracked-files=all", "--", *CODE) else ""
     return git("rev-parse", "--short=12", "HEAD") + dirty
 
 

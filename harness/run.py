@@ -19,7 +19,7 @@ from harness.run_folder import check_run, describe_run, open_run
 from harness.run_sessions import session
 from harness.study import StudySpec
 from harness.trial_runner import TrialRunner
-from harness.work import finished, record_path, samples_path
+from harness.work import finished, record_path, samples_path, settled
 from harness.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def run_study(
     plan = make_plan(study, workshop, limit)
     described = describe_run(study, plan, workshop, command, partial=limit is not None)
     check_run(run, described)
-    missing = [t for t in plan.trials if finished(run, t.spec_id) is None]
+    missing = [t for t in plan.trials if not settled(run, t.spec_id)]
     errors: list[str] = []
 
     def done() -> int:

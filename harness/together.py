@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,6 +72,7 @@ def run_together(
     workshop: Workshop,
     labels: Sequence[dict[str, str]],
     kept: Sequence[Path] | None = None,
+    without: Sequence[Set[str]] | None = None,
 ) -> Iterator[tuple[int, TrialResult | Exception]]:
     """Run trials and yield each one's place and result, or what it failed with.
 
@@ -80,11 +81,12 @@ def run_together(
         workshop: Where everything comes from.
         labels: Short names of attacks, per trial.
         kept: Where each one's training is kept on its way, if it is trained alone.
+        without: What each is not judged on; see :func:`harness.trial.prepare`.
     """
     joint: dict[int, Prepared] = {}
     for place, spec in enumerate(specs):
         try:
-            prepared = prepare(spec, workshop)
+            prepared = prepare(spec, workshop, without[place] if without else frozenset())
             if not joins(spec, workshop, prepared.hooks):
                 path = kept[place] if kept else None
                 yield place, finish(prepared, workshop, labels[place], path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -25,7 +25,7 @@ from harness.core.params import construct
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, SCENARIOS, TrainingHook
 from harness.core.records import BEST_EPOCH, Outcome, Stage, TrialRecord
 from harness.core.seeds import stream
-from harness.core.spec import TrialSpec, attack_id
+from harness.core.spec import TrialSpec, attack_id, floor_id
 from harness.environment import environment
 from harness.evaluation import count_per_class, count_probes, movement
 from harness.training import Epoch, Predictor
@@ -82,6 +82,7 @@ class Prepared:
         purified: What the defense made of that.
         hooks: How the defense acts in the training.
         cost: Of the stages so far.
+        without: What it is not judged on.
     """
 
     spec: TrialSpec
@@ -90,10 +91,18 @@ class Prepared:
     purified: ImageSet
     hooks: Sequence[TrainingHook]
     cost: Costs
+    without: Set[str] = frozenset()
 
 
-def prepare(spec: TrialSpec, workshop: Workshop) -> Prepared:
-    """Poison and purify."""
+def prepare(spec: TrialSpec, workshop: Workshop, without: Set[str] = frozenset()) -> Prepared:
+    """Poison and purify.
+
+    Args:
+        spec: What to run.
+        workshop: Where everything comes from.
+        without: Attacks (see :func:`harness.core.spec.floor_id`) whose poisons could not be made:
+            a trial without an attack is not judged on them.
+    """
     cost = Costs()
     data = workshop.dataset(spec.dataset)
     with cost.stage("poison") as stage:
@@ -103,7 +112,7 @@ def prepare(spec: TrialSpec, workshop: Workshop) -> Prepared:
         purified, made = workshop.purified(data, poisoned, spec.defense, spec.seeds.purify)
         stage.reuse(made)
     hooks = workshop.component(DEFENSES, spec.defense).hooks()
-    return Prepared(spec, data, poisoned, purified, hooks, cost)
+    return Prepared(spec, data, poisoned, purified, hooks, cost, without)
 
 
 def finish(
@@ -129,7 +138,7 @@ def judge(
     spec, data, poisoned = prepared.spec, prepared.data, prepared.poisoned
     with prepared.cost.stage("evaluate"):
         class_rows, class_correct = count_per_class(predict, data.test)
-        outcomes = _outcomes(spec, workshop, data, poisoned, predict, labels or {})
+        outcomes = _outcomes(prepared, workshop, predict, labels or {})
     record = TrialRecord(
         spec=spec.to_json(),
         spec_id=spec.spec_id,
@@ -148,6 +157,7 @@ def judge(
         details=poisoned.details,
         stages=prepared.cost.stages,
         environment=environment(pick_device(workshop.device), predict.dtype),
+        unjudged=tuple(sorted(prepared.without)),
     )
     return TrialResult(record, _samples(data.train, poisoned, prepared.purified))
 
@@ -205,17 +215,14 @@ def _a_few(images: ImageSet, wanted: NDArray[np.int64]) -> tuple[ImageSet, NDArr
 
 
 def _outcomes(
-    spec: TrialSpec,
-    workshop: Workshop,
-    data: Dataset,
-    poisoned: PoisonedSet,
-    predict: Victim,
-    labels: dict[str, str],
+    prepared: Prepared, workshop: Workshop, predict: Victim, labels: dict[str, str]
 ) -> list[Outcome]:
     """Count on the attack's probes, and for a control on those of every attack: its floor."""
-    judged = [(spec.attack, poisoned.probes)] if poisoned.probes else []
+    spec, probes = prepared.spec, prepared.poisoned.probes
+    judged = [(spec.attack, probes)] if probes else []
     for attack, seed in itertools.product(spec.floor_of, (spec.seeds.poison, *spec.floor_seeds)):
-        judged.append((attack, workshop.poisoned(data, attack, seed)[0].probes))
+        if floor_id(attack, seed) not in prepared.without:
+            judged.append((attack, workshop.poisoned(prepared.data, attack, seed)[0].probes))
     found = []
     for attack, probes in judged:
         name = attack_id(attack)

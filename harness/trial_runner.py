@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +48,25 @@ class TrialRunner:
         """Run trials and what they need, and yield their records; append to ``errors``.
 
         A trial that lacks what it needs fails with the error of that: trying it again in each
-        trial would multiply the cost of the failure.
+        trial would multiply the cost of the failure. One without an attack runs all the same where
+        it lacks poisons that it is judged on, but not again with the same ones missing.
         """
-        doomed = make_units(
+        lost = make_units(
             self.plan.units, {t.spec_id for t in trials}, self.workshop, self.executor,
             self.study.resources, self.progress, errors,
         )  # fmt: skip
-        going = [t for t in trials if t.spec_id not in doomed]
         self.progress.start("trials", len(trials))
+        going = []
         for trial in trials:
-            if trial.spec_id in doomed:
-                yield self._record(doomed[trial.spec_id], trial)
+            there = finished(self.run, trial.spec_id)
+            if trial.spec_id in lost.doomed:
+                yield self._record(lost.doomed[trial.spec_id], trial)
+            elif there and set(there.unjudged) == lost.floors.get(trial.spec_id, set()):
+                yield self._record("", trial)
+            else:
+                going.append(trial)
         pieces = groups(going)
-        payloads = [self._payload(piece) for piece in pieces]
+        payloads = [self._payload(piece, lost.floors) for piece in pieces]
         for done in self.executor.trials(do_trials, payloads, self.study.resources):
             piece = pieces[done.index]
             failed = done.value["errors"] if done.value else {}
@@ -73,7 +79,7 @@ class TrialRunner:
                     errors.append(describe(record))
                 yield record
 
-    def _payload(self, trials: list[TrialSpec]) -> dict[str, Json]:
+    def _payload(self, trials: list[TrialSpec], lost: Mapping[str, Set[str]]) -> dict[str, Json]:
         labels = self.study.labels
         return {
             "store": self.workshop.store.address,
@@ -85,6 +91,7 @@ class TrialRunner:
                     "trial": trial.to_json(),
                     "labels": judged_labels(trial, labels),
                     "names": names_of(trial, labels),
+                    "without": sorted(lost.get(trial.spec_id, ())),
                 }
                 for trial in trials
             ],
@@ -129,6 +136,8 @@ def describe(record: TrialRecord) -> str:
     if record.outcomes and record.goal != "none":
         first = record.outcomes[0]
         text += f", poison success {100 * first.successes / first.trials:.1f} %"
+    if record.unjudged:
+        text += f"; judged without {len(record.unjudged)} poisons that could not be made"
     return text
 
 

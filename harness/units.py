@@ -34,7 +34,8 @@ class Unit:
         payload: What :func:`harness.work.make_unit` takes, without store and device.
         label: What to call it in progress lines.
         key: Its key in the store; None where it depends on what an earlier stage makes.
-        trials: Ids of the trials that cannot do without it.
+        trials: Ids of the trials that use it.
+        beside: Those of them that can do without it: an attack's floor is lost, and no more.
         parts: The artefacts that one chain makes, each as a unit, the longest last; payload and key
             are those of the longest. Empty for a unit of one artefact.
     """
@@ -46,6 +47,7 @@ class Unit:
     key: Key | None
     trials: frozenset[str]
     parts: tuple[Unit, ...] = ()
+    beside: frozenset[str] = frozenset()
 
     @property
     def purifies(self) -> bool:
@@ -134,25 +136,33 @@ class _Needs:
     def __init__(self, workshop: Workshop, labels: Mapping[str, str]) -> None:
         self.workshop, self.labels = workshop, labels
         self._found: dict[str, tuple[str, int, dict[str, Json], str, _MakeKey | None]] = {}
-        self._trials: dict[str, set[str]] = {}
+        self._trials: dict[str, set[str]] = {}  # that cannot do without
+        self._beside: dict[str, set[str]] = {}
         self._who = ""  # id of the trial that is being looked at
+        self._whose = self._trials  # to which of the two it goes
 
     def of(self, trial: TrialSpec) -> None:
-        self._who = trial.spec_id
+        self._who, self._whose = trial.spec_id, self._trials
         self._networks(CLASSIFIERS, trial.classifier)
-        for attack in (trial.attack, *trial.floor_of):
-            if attack.name != "none":
-                self._poison(trial, attack)
-        for seed, attack in itertools.product(trial.floor_seeds, trial.floor_of):
-            self._poison(replace(trial, seeds=replace(trial.seeds, poison=seed)), attack)
+        if trial.attack.name != "none":
+            self._poison(trial, trial.attack)
         if trial.defense.name != "none":
             self._purified(trial)
+        self._whose = self._beside
+        seeds = (trial.seeds.poison, *trial.floor_seeds)
+        for seed, attack in itertools.product(seeds, trial.floor_of):
+            self._poison(replace(trial, seeds=replace(trial.seeds, poison=seed)), attack)
 
     def units(self) -> list[Unit]:
-        found = [
-            Unit(stage, wave, payload, label, key() if key else None, frozenset(self._trials[name]))
-            for name, (stage, wave, payload, label, key) in self._found.items()
-        ]
+        found = []
+        for name, (stage, wave, payload, label, key) in self._found.items():
+            needed, beside = self._trials.get(name, set()), self._beside.get(name, set())
+            found.append(
+                Unit(
+                    stage, wave, payload, label, key() if key else None,
+                    frozenset(needed | beside), beside=frozenset(beside - needed),
+                )
+            )  # fmt: skip
         chains: dict[str, list[Unit]] = {}
         for unit in found:
             chains.setdefault(_chain(unit), []).append(unit)
@@ -162,7 +172,7 @@ class _Needs:
     def _add(self, stage: str, wave: int, label: str, key: _MakeKey | None, **what: Json) -> None:
         name = digest(what)
         self._found.setdefault(name, (stage, wave, what, label, key))
-        self._trials.setdefault(name, set()).add(self._who)
+        self._whose.setdefault(name, set()).add(self._who)
 
     def _networks(self, registry: Registry[Any], spec: ComponentSpec) -> int:
         """Add the networks that a component needs, and return the wave after them."""

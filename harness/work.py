@@ -83,18 +83,19 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
     """Run trials and write their records and pictures into the run's folder, atomically.
 
     ``payload``: ``store``, ``device``, ``run`` (folder), ``partial``, and ``trials``: for each its
-    ``trial`` (spec), ``labels`` (short names of attacks by id) and ``names`` (by role). Returns
-    ``errors``: what trials failed with, by spec id.
+    ``trial`` (spec), ``labels`` (short names of attacks by id), ``names`` (by role) and ``without``
+    (see :func:`harness.trial.prepare`). Returns ``errors``: what trials failed with, by spec id.
     """
     workshop = workshop_of(payload["store"], payload["device"])
     run, trials = Path(payload["run"]), payload["trials"]
     specs = [TrialSpec.from_json(each["trial"]) for each in trials]
-    going = [i for i, s in enumerate(specs) if finished(run, s.spec_id) is None]  # after a crash
+    going = [i for i, s in enumerate(specs) if not settled(run, s.spec_id)]  # after a crash
     specs, trials = [specs[i] for i in going], [trials[i] for i in going]
     errors: dict[str, Json] = {}
     kept = [checkpoint_path(run, spec.spec_id) for spec in specs]
     labels = [each["labels"] for each in trials]
-    for place, result in run_together(specs, workshop, labels, kept):
+    without = [frozenset(each["without"]) for each in trials]
+    for place, result in run_together(specs, workshop, labels, kept, without):
         spec_id = specs[place].spec_id
         if isinstance(result, Exception):
             errors[spec_id] = described(result)
@@ -118,6 +119,12 @@ def finished(run: Path, spec_id: str) -> TrialRecord | None:
         logger.warning("%s; the trial runs again", error)
         return None
     return record if record.status == "ok" and record.spec_id == spec_id else None
+
+
+def settled(run: Path, spec_id: str) -> bool:
+    """Whether a trial has a good record to which nothing can be added."""
+    record = finished(run, spec_id)
+    return record is not None and not record.unjudged
 
 
 def record_path(run: Path, spec_id: str) -> Path:

@@ -243,6 +243,47 @@ def test_an_attack_that_fails_takes_along_only_what_needs_it(tmp_path, monkeypat
     assert changed == {f"{failed.spec_id}.json"}  # it alone is tried again
 
 
+def test_a_clean_training_does_without_poisons_that_fail_until_they_are_there(
+    tmp_path, monkeypatch
+) -> None:
+    fuse = tmp_path / "fuse"
+    fuse.touch()
+    source = EXPLODES.replace(
+        "self.adv_label == 1", f"self.adv_label == 1 and Path({str(fuse)!r}).exists()"
+    )
+    source = source.replace("from dataclasses", "from pathlib import Path\n    from dataclasses")
+    add_distribution(tmp_path, "attack", "fused", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = {
+        "attacks": [{"name": "fused", "budget": 0.1}, {"name": "badnets", "budget": 0.1}],
+        "targets": [0, 1], "defenses": ["jpeg"], "controls": True,
+    }  # fmt: skip
+
+    def clean() -> list[TrialRecord]:
+        return [r for r in records(tmp_path).values() if r.spec["attack"]["name"] == "none"]
+
+    def judged(record: TrialRecord) -> set[tuple[str, int | None]]:
+        return {(o.label.split()[0], o.target) for o in record.outcomes}
+
+    first = run(tmp_path, **study)
+    assert first.planned - first.done == first.failed > 0
+    assert all(
+        r.status == "ok" or r.spec["attack"]["adv_label"] == 1 for r in records(tmp_path).values()
+    )
+    assert len(clean()) > 1
+    for record in clean():
+        assert len(record.unjudged) == 1 and ("fused", 1) not in judged(record)
+        assert {("fused", 0), ("badnets", 0), ("badnets", 1)} == judged(record)
+    before = written_at(tmp_path)
+    assert run(tmp_path, **study).failed == first.failed
+    changed = {name for name, at in written_at(tmp_path).items() if before[name] != at}
+    assert not changed & {f"{r.spec_id}.json" for r in clean()}  # nothing is new to be judged on
+    fuse.unlink()
+    assert run(tmp_path, **study).failed == 0
+    for record in clean():
+        assert record.unjudged == () and ("fused", 1) in judged(record)
+
+
 def test_a_trial_that_fails_is_recorded_and_the_others_finish(tmp_path, monkeypatch) -> None:
     add_distribution(tmp_path, "defense", "stumbles", STUMBLES, "It")
     monkeypatch.syspath_prepend(tmp_path)

@@ -104,6 +104,9 @@ class TrialRecord:
         labels: Short names for tables: ``dataset``, ``attack``, ``defense``, ``classifier``, each
             the component's name with the parameters in which its namesakes in the study differ.
         class_names: Names of the classes of the dataset.
+        unjudged: Of a trial without an attack, the attacks (see :func:`harness.core.spec.floor_id`)
+            whose poisons could not be made, so that it is no floor of theirs. With them made, it
+            runs again.
     """
 
     spec: dict[str, Any]
@@ -127,6 +130,7 @@ class TrialRecord:
     partial: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def natural_accuracy(self) -> float:
@@ -182,6 +186,6 @@ def _typed(raw: Mapping[str, Any]) -> dict[str, Any]:
     values["outcomes"] = tuple(Outcome(**o) for o in raw["outcomes"])
     values["movement"] = Movement(**raw["movement"]) if raw["movement"] else None
     values["stages"] = {k: Stage(**v) for k, v in raw["stages"].items()}
-    for name in ("class_rows", "class_correct", "class_names"):
-        values[name] = tuple(raw[name])
+    for name in ("class_rows", "class_correct", "class_names", "unjudged"):
+        values[name] = tuple(raw.get(name, ()))
     return values

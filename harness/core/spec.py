@@ -97,3 +97,8 @@ class TrialSpec:
 def attack_id(attack: ComponentSpec) -> str:
     """Return the hash by which a record tells whose probes an outcome is of."""
     return digest(attack.to_json())[:12]
+
+
+def floor_id(attack: ComponentSpec, seed: int) -> str:
+    """Return what a record calls the probes of an attack under a poison seed."""
+    return f"{attack_id(attack)}/{seed}"
