@@ -341,6 +341,7 @@ def plan(
     """Show a study's trials, what is there already, and what the rest may cost."""
     from harness.estimate import estimate, overview
     from harness.plan import make_plan
+    from harness.run_folder import check_run, describe_run
     from harness.study import read_study
     from harness.trajectory_overview import trajectory_overview
     from harness.trajectory_run import no_limit
@@ -360,6 +361,10 @@ def plan(
     console.print(overview(made, checked))
     console.print()
     console.print(estimate(made, checked, workshop, folder))
+    try:
+        check_run(folder, describe_run(checked, made, workshop, "", partial=limit is not None))
+    except UsageError as error:
+        console.print(f"\nrun will refuse this: {error}", markup=False)
 
 
 @cli.command()

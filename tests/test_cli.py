@@ -182,12 +182,14 @@ def test_plan_says_what_there_is_and_what_is_left(cli, tmp_path) -> None:
     assert run(cli, study) == 0
     assert cli("plan", study) == 0
     assert {s: row[1:] for s, row in numbers(cli.out).items()} == {s: ["0", "0"] for s in fresh}
+    assert "will refuse" not in cli.out
     assert cli("plan", study, "--out", "elsewhere") == 0
     assert {s: row[1] for s, row in numbers(cli.out).items()} == {
         "poisons": "0", "clean rows": "0", "poisoned rows": "0", "trials": "6",
     }  # fmt: skip
     assert cli("plan", study, "--set", "targets=[0, 2]") == 0  # priced by its like
     left = numbers(cli.out)
+    assert "run will refuse this: " in cli.out and "targets of the study differ" in cli.out
     assert (left["poisons"][1], left["poisoned rows"][1]) == ("1", "1")
     assert "?" not in (left["poisons"][2], left["poisoned rows"][2])
 
