@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.core.errors import DataError
 from harness.core.files import write_text
+from harness.core.protocols import ATTACKS
 from harness.core.records import TrialRecord
 from harness.core.spec import TrialSpec
 from harness.core.values import Json
@@ -107,6 +108,7 @@ class TrialRunner:
                 spec_id=trial.spec_id,
                 status="failed",
                 error=error,
+                goal=_declared_goal(trial),
                 labels=names_of(trial, self.study.labels),
                 partial=self.partial,
             )
@@ -139,6 +141,12 @@ def describe(record: TrialRecord) -> str:
     if record.unjudged:
         text += f"; judged without {len(record.unjudged)} poisons that could not be made"
     return text
+
+
+def _declared_goal(trial: TrialSpec) -> str:
+    """Return the goal of a trial that measured nothing; "none" where the poisons alone tell it."""
+    goal = getattr(ATTACKS.get(trial.attack.name).factory, "goal", "none")
+    return goal if isinstance(goal, str) else "none"
 
 
 def _first_line(error: str) -> str:

@@ -236,7 +236,7 @@ def test_an_attack_that_fails_takes_along_only_what_needs_it(tmp_path, monkeypat
     assert failed.status == "failed"
     assert "Traceback" in failed.error
     assert failed.error.startswith("explodes target 1 seed 0: RuntimeError: the fuse was lit\n")
-    assert np.isnan(failed.natural_accuracy)
+    assert np.isnan(failed.natural_accuracy) and failed.goal == "triggered"
     before = written_at(tmp_path)
     assert run(tmp_path, attacks=attacks, targets=[0, 1], controls=False).failed == 1
     changed = {n for n, at in written_at(tmp_path).items() if at != before[n]}
