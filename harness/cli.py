@@ -36,6 +36,7 @@ from harness.cli_options import (
     set_option,
     store_option,
     study_argument,
+    tell_unreadable,
     training_options,
 )
 from harness.core.errors import UsageError
@@ -260,6 +261,7 @@ def _report(folder: Path, console: Console) -> Any:
         return None
     report = build_report(folder)
     console.print(console_table(report.summary))
+    tell_unreadable(report.problems)
     return report
 
 
@@ -455,6 +457,7 @@ def report(run: Path) -> None:
     made = build_report(run)
     console = open_console()
     console.print(console_table(made.summary))
+    tell_unreadable(made.problems)
     console.print(f"page: {made.page}", markup=False)
 
 

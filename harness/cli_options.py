@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,11 +14,22 @@ from rich.console import Console
 from harness.core.errors import UsageError, nearest
 from harness.core.paths import is_uri
 
+if TYPE_CHECKING:
+    from harness.report.collect import Problem
+
 WIDTH = 200  # of tables in pipes and files
 
 
 class SuggestingGroup(click.Group):
-    """A group that names the nearest command when one is mistyped."""
+    """A group that names the nearest command when one is mistyped, and tells when it is stopped."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C, where it has not said more itself, is exit status 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(130)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -37,6 +48,13 @@ def open_console() -> Console:
     """Return where to write: lines are not broken, and tables are wide where no person looks."""
     width = None if sys.stdout.isatty() else WIDTH
     return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def tell_unreadable(problems: Sequence[Problem], run: Path | None = None) -> None:
+    """Say on standard error which files of a run are in no table, since they cannot be read."""
+    for problem in problems:
+        file = problem.file if run is None else run / problem.file
+        click.echo(f"not read, and in no table: {file}: {problem.error}", err=True)
 
 
 # Arguments and options that several commands share

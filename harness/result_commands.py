@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_options import open_workshop, store_option
+from harness.cli_options import open_workshop, store_option, tell_unreadable
 
 
 @click.command()
@@ -27,10 +27,13 @@ def compare(run_a: Path, run_b: Path, form: str) -> None:
     from harness.comparison.runs import compare_runs
     from harness.report.collect import read_run
 
-    compared = compare_runs(read_run(run_a), read_run(run_b))
+    first, second = read_run(run_a), read_run(run_b)
+    compared = compare_runs(first, second)
     click.echo(render(compared, form), nl=False)
     for differing in compared.settings if form == "csv" else ():
         click.echo(f"{differing.setting}: {differing.first} | {differing.second}", err=True)
+    for run in (first, second):
+        tell_unreadable(run.problems, run.path)
 
 
 @click.command()

@@ -97,7 +97,7 @@ def run_study(
     def done() -> int:
         return sum(finished(run, t.spec_id) is not None for t in plan.trials)
 
-    progress.note("starting" if missing else "every trial of this run is done already")
+    progress.note("getting ready" if missing else "every trial of this run is done already")
     with progress, services(bool(missing)) as (executor, sink):
         if executor is not None:
             workshop.store.check_nodes(executor, {"run folder": run})

@@ -527,3 +527,12 @@ def test_a_damaged_artefact_is_named(cli, tmp_path) -> None:
     poison.write_bytes(poison.read_bytes()[:-1])
     assert run(cli, study, "--store", "b") == 1
     assert f"'{poison.parent}' is not what was stored; remove this folder" in cli.out
+
+
+def test_ctrl_c_is_status_130_wherever_it_comes(cli, tmp_path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.study.read_study", interrupted)
+    assert cli("validate", write_study(tmp_path)) == 130
+    assert cli.err == "stopped\n"

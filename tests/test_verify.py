@@ -130,6 +130,31 @@ def test_a_record_deleted(folder: Path) -> None:
     assert wrong(folder) == ()
 
 
+def test_a_report_from_before_the_end_of_its_run(folder: Path) -> None:
+    path = attacked(folder)
+    record = path.read_text()
+    path.unlink()
+    build_report(folder)
+    path.write_text(record)
+    [line] = wrong(folder)
+    assert line.startswith("report: made when 1 of the 4 records were not there; make it again: ")
+    build_report(folder)
+    assert wrong(folder) == ()
+
+
+def test_records_that_cannot_be_read_are_told_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = attacked(folder)
+    path.write_text("{")
+    cli = CommandLine(monkeypatch, capsys)
+    told = f"records/{path.name}: {path.name} is no record of schema 1"
+    assert cli("report", folder) == 0
+    assert f"not read, and in no table: {told}" in cli.err
+    assert cli("compare", folder, folder) == 0
+    assert f"not read, and in no table: {folder}/{told}" in cli.err
+
+
 def test_a_record_of_another_run_and_a_broken_one(folder: Path) -> None:
     path = attacked(folder)
     stranger = path.with_name("0123456789ab.json")

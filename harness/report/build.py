@@ -10,7 +10,7 @@ import pandas as pd
 from harness.core.files import write_aside
 from harness.report import pairs, render, variance
 from harness.report.checksums import CHECKSUMS, checksums
-from harness.report.collect import Run, read_run, to_frame
+from harness.report.collect import Problem, Run, read_run, to_frame
 from harness.report.figures import draw_all
 from harness.report.how_sure import HowSure, how_sure
 from harness.report.how_sure import to_markdown as how_sure_markdown
@@ -31,12 +31,14 @@ class Report:
         files: Every file written, the page among them.
         frame: The main table: shares in [0, 1].
         summary: The same, with its trials; :func:`harness.report.render.console_table` shows it.
+        problems: Files of the run that could not be read.
     """
 
     page: Path
     files: tuple[Path, ...]
     frame: pd.DataFrame
     summary: Summary
+    problems: tuple[Problem, ...]
 
 
 def build_report(run: Path) -> Report:
@@ -62,14 +64,16 @@ def build_report(run: Path) -> Report:
     for drawing in drawings:
         contents[f"figures/{drawing.name}.svg"] = drawing.svg.encode()
         contents[f"figures/{drawing.name}.png"] = drawing.png
-    page = render_page(read, summary, sure, beside, drawings, [*read.problems, *unreadable])
+    problems = (*read.problems, *unreadable)
+    page = render_page(read, summary, sure, beside, drawings, problems)
     contents["index.html"] = page.encode()
     folder = run / "report"
     files = [_write(folder / name, content) for name, content in contents.items()]
     # Last: it vouches for the rest.
     files.append(_write(folder / CHECKSUMS, checksums(run, files).encode()))
     _remove_stale(folder / "figures", keep=set(files))
-    return Report(folder / "index.html", tuple(files), render.to_frame(summary.rows), summary)
+    frame = render.to_frame(summary.rows)
+    return Report(folder / "index.html", tuple(files), frame, summary, problems)
 
 
 def tables_of(

@@ -68,7 +68,13 @@ def verify(path: Path, workshop: Workshop | None = None) -> Verification:
     _check_inputs(found, run, workshop)
     if report.is_dir():
         _check_hashes(found, report)
-        _check_report(found, run, report)
+        if newer := _not_reported(run, report / "trials.csv"):
+            found.wrong.append(
+                f"report: made when {newer} of the {len(run.trials)} records were not there; "
+                f"make it again: puregen-bench report {path}"
+            )
+        else:
+            _check_report(found, run, report)
     else:
         found.unchecked.append("there is no report, so no table to check")
     return Verification(tuple(found.checked), tuple(found.wrong), tuple(found.unchecked))
@@ -138,6 +144,15 @@ def _as_reported(run: Run, table: Path) -> tuple[Run, bool]:
         return run, False
     flat = tuple(replace(trial, nested=False) for trial in run.trials)
     return replace(run, trials=flat), True
+
+
+def _not_reported(run: Run, table: Path) -> int:
+    """Return how many planned trials have a record that is not among the trials of a report."""
+    reported = (
+        {line.split(",", 1)[0] for line in _read(table).splitlines()} if table.is_file() else set()
+    )
+    there = {trial.record.spec_id for trial in run.trials} & set(run.study.planned)
+    return len(there - reported) if reported else 0
 
 
 def _without_record(run: Run, page: Path) -> Iterator[str]:
