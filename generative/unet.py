@@ -150,7 +150,7 @@ class _Norm(nn.GroupNorm):
         members = sums.shape[1] // self.num_groups
 
         def mean(values: Tensor) -> Tensor:  # (B, G, 1)
-            of_groups = values.view(-1, self.num_groups, members).sum(2, keepdim=True)
+            of_groups = values.reshape(-1, self.num_groups, members).sum(2, keepdim=True)
             return of_groups / (members * pixels)
 
         centre = mean(sums)
