@@ -257,6 +257,23 @@ class TestImageFolder:
             ImageFolder(path=folder).load()
         assert ImageFolder(path=folder, size=4).load().test.image_shape == (3, 4, 4)
 
+    def test_folders_behind_links_are_read(self, folder):
+        whole = ImageFolder(path=folder).load()
+        (folder / "train" / "cat").rename(folder / "cats")
+        (folder / "train" / "cat").mkdir()
+        (folder / "train" / "cat" / "linked").symlink_to(folder / "cats")
+        (folder / "cats" / "back").symlink_to(folder / "train" / "cat")
+        assert ImageFolder(path=folder).load().train.digest == whole.train.digest
+
+    def test_pixels_are_taken_as_stored(self, folder):
+        exif = Image.Exif()
+        exif[274] = 3
+        path = folder / "train" / "ant" / "ant0.png"
+        stored = Image.open(path).copy()
+        stored.save(path, exif=exif)
+        images = ImageFolder(path=folder).load().train.images
+        np.testing.assert_array_equal(images[0], np.asarray(stored).transpose(2, 0, 1))
+
     def test_resizing_squashes_to_a_square(self, tmp_path):
         (tmp_path / "one").mkdir()
         image = np.zeros((8, 16, 3), np.uint8)

@@ -212,6 +212,72 @@ def test_images_of_several_sizes_and_modes(cli, tmp_path) -> None:
     }  # fmt: skip
 
 
+def files_and_table(tmp_path: Path, pictures_: dict[str, Image.Image], **save: object) -> None:
+    """Save pictures into a folder ``in`` and as cells of ``in.parquet``."""
+    (tmp_path / "in").mkdir()
+    for name, picture in pictures_.items():
+        picture.save(tmp_path / "in" / name, **save)
+    cells = [(tmp_path / "in" / name).read_bytes() for name in sorted(pictures_)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "in.parquet")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_refused_and_not_cut_off(cli, tmp_path, mode) -> None:
+    deep = Image.fromarray(np.full((32, 32), 300, np.uint16))
+    deep = (
+        deep if mode == "I;16" else Image.fromarray(np.full((32, 32), 300, np.int32)).convert(mode)
+    )
+    assert deep.mode == mode
+    files_and_table(tmp_path, {"a.tif": Image.fromarray(pictures(1)[0]), "deep.tif": deep})
+    for source, out, called in (
+        ("in", "out", "image 'deep.tif'"),
+        ("in.parquet", "out.parquet", "the image in row 1"),
+    ):
+        assert purify(cli, source, out, "--defense", JPEG) == 2
+        assert f"{called} has more than 8 bits per channel; convert it to 8 bits." in cli.err
+        assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_images_are_purified_as_a_viewer_shows_them(cli, tmp_path, orientation, suffix) -> None:
+    stored = Image.fromarray(pictures(1, 48)[0][:32])  # 48 wide, 32 high
+    exif = Image.Exif()
+    exif[274] = orientation
+    files_and_table(tmp_path, {f"a.{suffix}": stored}, exif=exif)
+    pixels = np.asarray(Image.open(tmp_path / "in" / f"a.{suffix}").convert("RGB"))
+    if suffix != "tif":  # Pillow turns a TIFF by itself
+        pixels = np.rot90(pixels, {1: 0, 3: 2, 6: 3}[orientation])
+    assert pixels.shape[:2] == ((48, 32) if orientation == 6 else (32, 48))
+    [wanted] = expected(pixels[None], {"name": "jpeg", "quality": 30})
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), wanted)
+    assert 274 not in Image.open(tmp_path / "out" / "a.png").getexif()
+    assert purify(cli, "in.parquet", "out.parquet", "--defense", JPEG) == 0
+    [cell] = pq.read_table("out.parquet").column("image").to_pylist()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(cell))), wanted)
+    for source in ("in", "in.parquet"):
+        assert open_source(str(tmp_path / source)).shapes() == {(3, *pixels.shape[:2]): 0}
+
+
+def test_folders_behind_links_are_purified_too(cli, tmp_path) -> None:
+    folder_of(tmp_path / "elsewhere", pictures(4))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "elsewhere" / "dog" / "up").symlink_to(tmp_path / "in")  # there is no end to it
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "in" / "own.png")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    made = {p.relative_to("out").as_posix() for p in Path("out").rglob("*.png")}
+    assert made == {"own.png", "linked/brown/00001.png", "linked/brown/00003.png"}
+
+
+def test_a_link_to_no_image_is_named(cli, tmp_path) -> None:
+    folder_of(tmp_path / "in", pictures(2))
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "image 'gone.png' cannot be read" in cli.err
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> None:
     images = pictures(30)
