@@ -10,6 +10,7 @@ from PIL import Image
 
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
+from harness.core.files import read_arrays
 from harness.core.protocols import DATASETS
 from harness.datasets._common import TEST_IDS, make_dataset
 from harness.datasets.image_folder import ImageFolder
@@ -198,6 +199,25 @@ class TestNpz:
         np.save(tmp_path / "one.npy", np.zeros(3))
         with pytest.raises(DataError, match="single array"):
             Npz(path=tmp_path / "one.npy").load()
+
+    @pytest.mark.parametrize("content", [b"text", b"\x80\x04N.", pickle.dumps([1]), b""])
+    def test_nobody_is_advised_to_unpickle_a_file(self, tmp_path, content):
+        path = tmp_path / "x.npz"
+        path.write_bytes(content)
+        for read in (Npz(path=path).load, lambda: read_arrays(path)):
+            with pytest.raises(
+                DataError, match=r"it is no whole zip of arrays, as numpy\.savez"
+            ) as told:
+                read()
+            assert "pickle" not in str(told.value)
+        np.savez(path, x=np.array([{}], object))
+        for read in (Npz(path=path).load, lambda: read_arrays(path)):
+            with pytest.raises(DataError, match="it holds Python objects") as told:
+                read()
+            assert "pickle" not in str(told.value)
+        np.save(tmp_path / "one.npy", np.zeros(3))
+        with pytest.raises(DataError, match="no whole zip of arrays"):
+            read_arrays(tmp_path / "one.npy")
 
     def test_a_pickle_is_never_run(self, tmp_path):
         class Bomb:
