@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +90,36 @@ def test_imported_triggers(cli, tmp_path) -> None:
         (("import-poisons", "gone", "--out", "x"), "'gone' does not exist"),
         (("import-poisons", "tiny.yaml", "--out", "x", "--format", "toxi"), "Did you mean 'toxic'"),
         (("lint-poisons", "gone"), "holds no set of poisons"),
+        (
+            ("craft", "{study}", "--out", "tiny.yaml/x"),
+            "'.*x/badnets-seed0/0' cannot be written: '.*tiny.yaml' is",
+        ),
+        (("craft", "{study}", "--out", "taken"), "badnets-seed0' is no folder"),
+        (
+            (
+                "explain",
+                "{study}",
+                "--attack",
+                "badnets",
+                "--defense",
+                "jpeg",
+                "--out",
+                "tiny.yaml",
+            ),
+            "--out 'tiny.yaml' cannot be written: 'tiny.yaml' is no folder",
+        ),
+        (("import-poisons", "taken", "--out", "tiny.yaml/x"), "'tiny.yaml' is no folder"),
+        (("import-poisons", "taken", "--out", "tiny.yaml/x.json"), "'tiny.yaml' is no folder"),
+        (("export-poisons", "taken", "--out", "tiny.yaml/x", "--format", "png"), "is no folder"),
         (("export-poisons", "gone", "--out", "x", "--format", "numpy"), "holds no set of poisons"),
     ],
 )
 def test_what_is_refused(cli, tmp_path, arguments, message) -> None:
     study = write_study(tmp_path)
+    Path("taken").mkdir()
+    Path("taken/badnets-seed0").touch()
     given = [str(study) if a == "{study}" else a for a in arguments]
     extra = HERE if given[0] == "craft" else ()
     assert cli(*given, *extra) == 2
-    assert message in cli.err
+    assert re.search(message, cli.err), cli.err
+    assert not list(Path().glob("store/*/*"))  # nothing was made

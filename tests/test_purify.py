@@ -338,6 +338,20 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         assert not np.array_equal(a["images"], images)
 
 
+def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> None:
+    """The folder is hidden, so the message names it."""
+    np.savez("in.npz", images=pictures(4))
+    folder_of(tmp_path / "in", pictures(4))
+    broken = tmp_path / "in" / "cat" / "00000.png"
+    broken.write_bytes(broken.read_bytes()[:400])
+    assert purify(cli, "in", "out", "--defense", JPEG) == 1
+    assert purify(cli, "in", "out", "--defense", JPEG, "--seed", 1) == 2
+    assert f"'{tmp_path}/out/.purify' is left: seed differ" in cli.err
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG, "--seed", 1) == 2
+    assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -349,6 +363,11 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         (("in", "full"), "is there already"),
         (("twins", "out"), "two files .* would become 'a.png'"),
         (("bad", "out"), "image 'x.png' cannot be read"),
+        (("in", "text.txt/out"), "out' cannot be written: '.*text.txt' is no folder"),
+        (("good.npz", "text.txt/out.npz"), "cannot be written: '.*text.txt' is no folder"),
+        (("good.npz", "noted.npz"), "'.*noted.changes.csv' is there already"),
+        (("good.npz", "folder.npz"), "'.*folder.npz' is there already"),
+        (("in", "out", "--defense", "{name: puregen_ebm, ebm: {path: in}}"), "puregen_ebm'.ebm: "),
         (("in", "out", "--column", "x"), "--column is for .npz and .parquet"),
         (("two.npz", "out.npz"), "2 arrays of uint8 images"),
         (("two.npz", "out.npz", "--column", "c"), "no array 'c' of uint8 images; it holds a, b, n"),
@@ -369,13 +388,16 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
 def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder_of(Path("in"), pictures(2))
-    for name in ("empty", "full", "twins", "bad", "odd"):
+    for name in ("empty", "full", "twins", "bad", "odd", "folder.npz"):
         Path(name).mkdir()
-    for name in ("text.txt", "full/x", "bad/x.png", "bad.npz", "bad.parquet"):
+    for name in (
+        "text.txt", "full/x", "bad/x.png", "bad.npz", "bad.parquet", "noted.changes.csv"
+    ):  # fmt: skip
         Path(name).write_text("x")
     for name in ("a.png", "a.bmp"):
         Image.fromarray(pictures(1)[0]).save(Path("twins") / name)
     Image.fromarray(pictures(1)[0][:31]).save(Path("odd") / "x.png")
+    np.savez("good.npz", images=pictures(2))
     np.savez("two.npz", a=pictures(2), b=pictures(2), n=np.arange(2))
     pq.write_table(pa.table({"label": [1, 2]}), "plain.parquet")
     given = arguments if "--defense" in arguments else (*arguments, "--defense", "jpeg")

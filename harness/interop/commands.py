@@ -13,6 +13,7 @@ from harness.core.data import Dataset, ImageSet
 from harness.core.errors import DataError, UsageError
 from harness.core.files import file_digest, write_arrays, write_text
 from harness.core.params import complete_dataset
+from harness.core.paths import check_writable
 from harness.core.yaml_text import read_yaml
 from harness.interop.assemble import Choices, assemble
 from harness.interop.export import export
@@ -75,6 +76,8 @@ def import_poisons(
     """
     if is_poison_set(source):
         raise DataError(f"{str(source)!r} is a set of poisons of the project's own form already.")
+    # Setups are one file, if its name says so.
+    check_writable(out.parent if out.suffix == ".json" else out, "--out")
     data, name = load_dataset(dataset)
     given = choices or Choices()
     given = Choices(**{**_fields(given), "dataset": given.dataset or name})
@@ -109,8 +112,8 @@ def _import_one(
     poisons = assemble(
         foreign, choices, train, like=like, source=path.name, source_sha256=file_digest(path)
     )
-    if out.exists() and not is_poison_set(out) and any(out.iterdir()):
-        raise UsageError(f"{str(out)!r} holds other files; give a new folder.")
+    if out.exists() and not is_poison_set(out) and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{str(out)!r} is a file, or holds other files; give a new folder.")
     write_poison_set(out, poisons)
     return [f"{out}: {describe(poisons)} ({form.name})", *_shown(lint(poisons, train, test))]
 
@@ -213,6 +216,7 @@ def export_poisons(folder: Path, out: Path, form: str) -> list[str]:
         out: Folder to write.
         form: One of :data:`export.WRITERS`.
     """
+    check_writable(out, "--out")
     lines = []
     for path in _sets(folder):
         target = out if path == folder else out / path.name
