@@ -68,6 +68,37 @@ def test_what_is_written_can_be_linted_exported_and_run(cli, tmp_path) -> None:
     assert counts["tiny"] == counts["replayed"]
 
 
+def test_a_dirty_label_set_comes_back_as_one(cli, tmp_path) -> None:
+    """Labels of the data tell; formats without labels refuse the set."""
+    data = "{name: shapes, train: 100, test: 50}"
+    study = write_study(tmp_path, targets=[2], dataset={"name": "shapes", "train": 100, "test": 50})
+    assert cli("craft", study, *HERE, "--out", "poisons/mine") == 0
+    assert cli("export-poisons", "poisons/mine", "--out", "ex", "--format", "toxic") == 2
+    assert "give one below it: 'poisons/mine/badnets-seed0'." in cli.err
+    ours = "poisons/mine/badnets-seed0/2"
+    for form in ("png", "narcissus"):
+        assert cli("export-poisons", ours, "--out", form, "--format", form) == 2
+        assert "holds no labels" in cli.err and not Path(form).exists()
+    assert cli("export-poisons", ours, "--out", "ex", "--format", "toxic") == 0
+    assert "warning: poisons: format 'toxic' does not say that labels were changed" in cli.out
+    assert cli("import-poisons", "ex", "--out", "im", "--dataset", data) == 0
+    before, after = read_poison_set(Path(ours)), read_poison_set(Path("im"))
+    assert not before.meta.clean_label and not after.meta.clean_label
+    assert (after.meta.adv_label, after.meta.eps_255) == (2, before.meta.eps_255)
+    np.testing.assert_array_equal(after.images, before.images)
+    assert cli("lint-poisons", "im", "--dataset", data) == 0
+    # Without data nothing tells, which is said; the user may.
+    assert cli("import-poisons", "ex", "--out", "assumed") == 0
+    assert "is assumed from the format" in cli.out
+    assert cli("lint-poisons", "assumed", "--dataset", data) == 1
+    assert cli("import-poisons", "ex", "--out", "told", "--dirty-label") == 0
+    assert "assumed" not in cli.out and "dirty-label" in cli.out
+    assert cli("lint-poisons", "told", "--dataset", data) == 0
+    # A set that fails its checks is no success.
+    assert cli("import-poisons", "ex", "--out", "w", "--dataset", data, "--clean-label") == 1
+    assert "have another label than their base" in cli.out and "errors: 1" in cli.out
+
+
 def test_imported_triggers(cli, tmp_path) -> None:
     delta = np.sign(np.random.default_rng(0).normal(size=(1, 3, 32, 32))) * 16 / 255
     np.save("best_noise_lab3.npy", delta.astype(np.float32))
