@@ -27,7 +27,10 @@ def class_folders(folder: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{folder} cannot be read as a folder of classes: {error}") from error
     if not names:
-        raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>.")
+        raise DataError(
+            f"{folder} has no class folders; expected {folder}/<class>/<image>. "
+            "Images without classes can lie in one folder in it."
+        )
     return names
 
 
