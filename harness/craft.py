@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.core.errors import UsageError
 from harness.core.params import ComponentSpec
+from harness.core.paths import check_writable
 from harness.core.protocols import ATTACKS
 from harness.core.spec import TrialSpec
 from harness.execution import Executor
@@ -64,13 +65,17 @@ def craft_study(
         out: Folder to write each poison set to, in the project's own format; None writes none.
 
     Raises:
-        UsageError: If the study has no attack, or something in it cannot be used.
+        UsageError: If the study has no attack, something in it cannot be used, or ``out`` cannot
+            be written.
     """
     only_trials(study)
     parts = tuple(bare for part in study.parts if (bare := _without_defenses(part)))
     if not parts:
         raise UsageError("the study has no attack to craft.")
     plan = make_plan(replace(study, parts=parts), workshop)
+    if out is not None:
+        for trial in plan.trials:
+            check_writable(_folder(out, trial, study))
     errors: list[str] = []
     wanted = {t.spec_id for t in plan.trials}
     doomed: dict[str, str] = {}
@@ -107,8 +112,13 @@ def _crafted(trial: TrialSpec, study: StudySpec, workshop: Workshop, out: Path |
     if out is None:
         return found
     bounds = workshop.component(ATTACKS, trial.attack).bounds(data.train)
-    # Sets of one attack lie side by side, so that a study can take them by their numbers.
-    name = f"{label.replace('/', '-').replace(' ', '_')}-seed{trial.seeds.poison}"
-    folder = out / name / str(trial.target or 0)
+    folder = _folder(out, trial, study)
     write_poison_set(folder, poison_set_of(poisoned, bounds, trial.attack.name, trial.dataset.name))
     return replace(found, folder=folder)
+
+
+def _folder(out: Path, trial: TrialSpec, study: StudySpec) -> Path:
+    """Return where a set is written to: those of one attack side by side, by their numbers."""
+    label = attack_label(trial.attack, study.labels)
+    name = f"{label.replace('/', '-').replace(' ', '_')}-seed{trial.seeds.poison}"
+    return out / name / str(trial.target or 0)

@@ -24,6 +24,7 @@ from harness.core.device import pick_device
 from harness.core.errors import UsageError, nearest
 from harness.core.files import write_arrays, write_text
 from harness.core.params import ComponentSpec
+from harness.core.paths import check_writable
 from harness.core.pixels import to_float
 from harness.core.spec import TrialSpec, attack_id
 from harness.evaluation import count_probes
@@ -145,8 +146,10 @@ def explain(
         What was found, in lines, and the files written.
 
     Raises:
-        UsageError: If the study has no such trial, the attack has no probe, or captum is missing.
+        UsageError: If the study has no such trial, the attack has no probe, captum is missing, or
+            ``out`` cannot be written.
     """
+    check_writable(out, "--out")
     _captum()
     trials = make_plan(study, workshop).trials
     specs = [

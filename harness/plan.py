@@ -53,17 +53,17 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
         if once(trial.dataset, trial.attack):
             check_attack(trial.attack, data, workshop)
         if once(trial.dataset, trial.defense):
-            _check_weights(DEFENSES, trial.defense, workshop)
+            check_weights(DEFENSES, trial.defense, workshop)
             defense = workshop.component(DEFENSES, trial.defense, check=True)
             _named(f"defense {trial.defense.name!r}", defense.check, data.train)
         if once(trial.dataset, trial.classifier):
-            _check_weights(CLASSIFIERS, trial.classifier, workshop)
+            check_weights(CLASSIFIERS, trial.classifier, workshop)
             _check_classifier(trial.classifier, data)
 
 
 def check_attack(spec: ComponentSpec, data: Dataset, workshop: Workshop) -> None:
     """Check an attack against the data that it will meet, without crafting anything."""
-    _check_weights(ATTACKS, spec, workshop)
+    check_weights(ATTACKS, spec, workshop)
     attack = workshop.component(ATTACKS, spec, check=True)
     _named(f"attack {spec.name!r}", attack.check, data.train, data.test)
 
@@ -75,12 +75,12 @@ def _named(what: str, check: Any, *data: Any) -> None:
         raise type(error)(f"{what}: {error}") from None
 
 
-def _check_weights(registry: Registry[Any], spec: ComponentSpec, workshop: Workshop) -> None:
+def check_weights(registry: Registry[Any], spec: ComponentSpec, workshop: Workshop) -> None:
     """Read weights and data that a component refers to, so that a bad file is found now."""
     for reference in references(registry.get(spec.name), spec):
         where = f"{registry.kind} {spec.name!r}.{reference.parameter}"
         if reference.kind == "defense":
-            _check_weights(DEFENSES, ComponentSpec.from_json(reference.raw), workshop)
+            check_weights(DEFENSES, ComponentSpec.from_json(reference.raw), workshop)
             continue
         check = workshop.check_trained if is_trained(reference.raw) else workshop.resource
         _named(where, check, reference.kind, reference.raw)

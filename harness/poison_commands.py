@@ -25,6 +25,11 @@ from harness.cli_options import OnDisk
 @click.option("--count", type=click.IntRange(min=1), help="Rows to poison with a trigger.")
 @click.option("--select", type=click.Choice(["last", "first"]), default="last", help="Which rows.")
 @click.option("--attack", default="", help="Name of the attack, for tables.")
+@click.option(
+    "--clean-label/--dirty-label", "clean_label", default=None,
+    help="Whether the poisons keep the labels of their rows. Default: as the labels of --dataset "
+    "say, and without it as is usual in the format.",
+)  # fmt: skip
 def import_poisons(
     source: Path,
     out: Path,
@@ -36,19 +41,23 @@ def import_poisons(
     count: int | None,
     select: Any,
     attack: str,
+    clean_label: bool | None,
 ) -> None:
     """Read published poisons, running nothing that is in them, and check them.
 
-    A study uses them with the attack 'published'.
+    A study uses them with the attack 'published'. Exit status 1 if the linter finds an error.
     """
     from harness.interop.assemble import Choices
     from harness.interop.commands import import_poisons as bring_in
 
     choices = Choices(
-        attack=attack, eps_255=eps_255, adv_label=adv_label, count=count, select=select
-    )
-    for line in bring_in(source, out, dataset, form, companion, choices):
+        attack=attack, eps_255=eps_255, adv_label=adv_label, count=count, select=select,
+        clean_label=clean_label,
+    )  # fmt: skip
+    lines, errors = bring_in(source, out, dataset, form, companion, choices)
+    for line in lines:
         click.echo(line)
+    sys.exit(1 if errors else 0)
 
 
 @click.command(name="lint-poisons")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from harness.core.errors import DataError, UsageError
 from harness.core.facts import facts_json
 from harness.core.files import write_text
 from harness.core.params import ComponentSpec
+from harness.core.paths import check_writable
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
 from harness.core.spec import PROTOCOL, digest
@@ -73,7 +73,7 @@ def check_run(run: Path, described: dict[str, Json]) -> None:
     Raises:
         UsageError: If the folder cannot be written, or holds a run of something else; says of what.
     """
-    check_writable(run)
+    check_writable(run, "run folder")
     path = run / "study.json"
     if not path.exists():
         return
@@ -107,14 +107,6 @@ def _differing(earlier: dict[str, Json], now: dict[str, Json]) -> str:
     if any(a != b for a, b in zip(*ids, strict=False)):  # one may be longer: --limit
         return "its trials differ, by a default or by where a path of the study leads"
     return ""
-
-
-def check_writable(run: Path) -> None:
-    """Raise unless a folder can be written, or made."""
-    there = next(p for p in (run, *run.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written" if there.is_dir() else "is no folder"
-        raise UsageError(f"run folder {str(run)!r} cannot be written: {str(there)!r} {reason}.")
 
 
 def open_run(run: Path, described: dict[str, Json]) -> None:

@@ -11,6 +11,7 @@ from harness.core.errors import DataError, UsageError
 from harness.core.files import write_text
 from harness.core.parallel import Workers
 from harness.core.params import ComponentSpec, complete, complete_dataset, construct
+from harness.core.paths import check_writable
 from harness.core.registry import Registry
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
@@ -73,6 +74,7 @@ def open_folder(out: Path) -> Path:
         UsageError: If it cannot be written.
     """
     out = out.expanduser().resolve()
+    check_writable(out, "--out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from harness.core.errors import DataError, UsageError
 from harness.core.facts import facts_json
+from harness.core.paths import check_writable
 from harness.core.spec import PROTOCOL, digest
 from harness.core.values import Json
 from harness.execution import Executor
 from harness.progress import Progress
 from harness.run import RunSummary, Services
 from harness.run_control import controlled
-from harness.run_folder import check_writable, open_run
+from harness.run_folder import open_run
 from harness.run_sessions import session
 from harness.study import StudySpec
 from harness.trajectory_plan import Planned, needs_of, plan_trajectories
@@ -129,7 +130,7 @@ def check_folder(run: Path, name: str) -> None:
     Raises:
         UsageError: If the folder cannot be written, or holds a run of another study.
     """
-    check_writable(run)
+    check_writable(run, "run folder")
     path = run / "study.json"
     if not path.exists():
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,37 @@ def test_what_is_written_can_be_linted_exported_and_run(cli, tmp_path) -> None:
     assert counts["tiny"] == counts["replayed"]
 
 
+def test_a_dirty_label_set_comes_back_as_one(cli, tmp_path) -> None:
+    """Labels of the data tell; formats without labels refuse the set."""
+    data = "{name: shapes, train: 100, test: 50}"
+    study = write_study(tmp_path, targets=[2], dataset={"name": "shapes", "train": 100, "test": 50})
+    assert cli("craft", study, *HERE, "--out", "poisons/mine") == 0
+    assert cli("export-poisons", "poisons/mine", "--out", "ex", "--format", "toxic") == 2
+    assert "give one below it: 'poisons/mine/badnets-seed0'." in cli.err
+    ours = "poisons/mine/badnets-seed0/2"
+    for form in ("png", "narcissus"):
+        assert cli("export-poisons", ours, "--out", form, "--format", form) == 2
+        assert "holds no labels" in cli.err and not Path(form).exists()
+    assert cli("export-poisons", ours, "--out", "ex", "--format", "toxic") == 0
+    assert "warning: poisons: format 'toxic' does not say that labels were changed" in cli.out
+    assert cli("import-poisons", "ex", "--out", "im", "--dataset", data) == 0
+    before, after = read_poison_set(Path(ours)), read_poison_set(Path("im"))
+    assert not before.meta.clean_label and not after.meta.clean_label
+    assert (after.meta.adv_label, after.meta.eps_255) == (2, before.meta.eps_255)
+    np.testing.assert_array_equal(after.images, before.images)
+    assert cli("lint-poisons", "im", "--dataset", data) == 0
+    # Without data nothing tells, which is said; the user may.
+    assert cli("import-poisons", "ex", "--out", "assumed") == 0
+    assert "is assumed from the format" in cli.out
+    assert cli("lint-poisons", "assumed", "--dataset", data) == 1
+    assert cli("import-poisons", "ex", "--out", "told", "--dirty-label") == 0
+    assert "assumed" not in cli.out and "dirty-label" in cli.out
+    assert cli("lint-poisons", "told", "--dataset", data) == 0
+    # A set that fails its checks is no success.
+    assert cli("import-poisons", "ex", "--out", "w", "--dataset", data, "--clean-label") == 1
+    assert "have another label than their base" in cli.out and "errors: 1" in cli.out
+
+
 def test_imported_triggers(cli, tmp_path) -> None:
     delta = np.sign(np.random.default_rng(0).normal(size=(1, 3, 32, 32))) * 16 / 255
     np.save("best_noise_lab3.npy", delta.astype(np.float32))
@@ -89,12 +121,36 @@ def test_imported_triggers(cli, tmp_path) -> None:
         (("import-poisons", "gone", "--out", "x"), "'gone' does not exist"),
         (("import-poisons", "tiny.yaml", "--out", "x", "--format", "toxi"), "Did you mean 'toxic'"),
         (("lint-poisons", "gone"), "holds no set of poisons"),
+        (
+            ("craft", "{study}", "--out", "tiny.yaml/x"),
+            "'.*x/badnets-seed0/0' cannot be written: '.*tiny.yaml' is",
+        ),
+        (("craft", "{study}", "--out", "taken"), "badnets-seed0' is no folder"),
+        (
+            (
+                "explain",
+                "{study}",
+                "--attack",
+                "badnets",
+                "--defense",
+                "jpeg",
+                "--out",
+                "tiny.yaml",
+            ),
+            "--out 'tiny.yaml' cannot be written: 'tiny.yaml' is no folder",
+        ),
+        (("import-poisons", "taken", "--out", "tiny.yaml/x"), "'tiny.yaml' is no folder"),
+        (("import-poisons", "taken", "--out", "tiny.yaml/x.json"), "'tiny.yaml' is no folder"),
+        (("export-poisons", "taken", "--out", "tiny.yaml/x", "--format", "png"), "is no folder"),
         (("export-poisons", "gone", "--out", "x", "--format", "numpy"), "holds no set of poisons"),
     ],
 )
 def test_what_is_refused(cli, tmp_path, arguments, message) -> None:
     study = write_study(tmp_path)
+    Path("taken").mkdir()
+    Path("taken/badnets-seed0").touch()
     given = [str(study) if a == "{study}" else a for a in arguments]
     extra = HERE if given[0] == "craft" else ()
     assert cli(*given, *extra) == 2
-    assert message in cli.err
+    assert re.search(message, cli.err), cli.err
+    assert not list(Path().glob("store/*/*"))  # nothing was made

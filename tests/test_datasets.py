@@ -10,6 +10,7 @@ from PIL import Image
 
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
+from harness.core.files import read_arrays
 from harness.core.protocols import DATASETS
 from harness.datasets._common import TEST_IDS, make_dataset
 from harness.datasets.image_folder import ImageFolder
@@ -199,6 +200,25 @@ class TestNpz:
         with pytest.raises(DataError, match="single array"):
             Npz(path=tmp_path / "one.npy").load()
 
+    @pytest.mark.parametrize("content", [b"text", b"\x80\x04N.", pickle.dumps([1]), b""])
+    def test_nobody_is_advised_to_unpickle_a_file(self, tmp_path, content):
+        path = tmp_path / "x.npz"
+        path.write_bytes(content)
+        for read in (Npz(path=path).load, lambda: read_arrays(path)):
+            with pytest.raises(
+                DataError, match=r"it is no whole zip of arrays, as numpy\.savez"
+            ) as told:
+                read()
+            assert "pickle" not in str(told.value)
+        np.savez(path, x=np.array([{}], object))
+        for read in (Npz(path=path).load, lambda: read_arrays(path)):
+            with pytest.raises(DataError, match="it holds Python objects") as told:
+                read()
+            assert "pickle" not in str(told.value)
+        np.save(tmp_path / "one.npy", np.zeros(3))
+        with pytest.raises(DataError, match="no whole zip of arrays"):
+            read_arrays(tmp_path / "one.npy")
+
     def test_a_pickle_is_never_run(self, tmp_path):
         class Bomb:
             def __reduce__(self):
@@ -256,6 +276,23 @@ class TestImageFolder:
         with pytest.raises(DataError, match=r"ant0\.png has 5x6 pixels, .*cat1\.png has 5x7"):
             ImageFolder(path=folder).load()
         assert ImageFolder(path=folder, size=4).load().test.image_shape == (3, 4, 4)
+
+    def test_folders_behind_links_are_read(self, folder):
+        whole = ImageFolder(path=folder).load()
+        (folder / "train" / "cat").rename(folder / "cats")
+        (folder / "train" / "cat").mkdir()
+        (folder / "train" / "cat" / "linked").symlink_to(folder / "cats")
+        (folder / "cats" / "back").symlink_to(folder / "train" / "cat")
+        assert ImageFolder(path=folder).load().train.digest == whole.train.digest
+
+    def test_pixels_are_taken_as_stored(self, folder):
+        exif = Image.Exif()
+        exif[274] = 3
+        path = folder / "train" / "ant" / "ant0.png"
+        stored = Image.open(path).copy()
+        stored.save(path, exif=exif)
+        images = ImageFolder(path=folder).load().train.images
+        np.testing.assert_array_equal(images[0], np.asarray(stored).transpose(2, 0, 1))
 
     def test_resizing_squashes_to_a_square(self, tmp_path):
         (tmp_path / "one").mkdir()

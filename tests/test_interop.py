@@ -162,7 +162,7 @@ def test_the_target_of_bullseye_is_the_image_after_the_victims_fifty(tmp_path: P
 
 def test_a_split_becomes_two_datasets(tmp_path: Path) -> None:
     split = write_split(tmp_path / "CIFAR10_TRAIN_Split.pth", DATA)
-    lines = import_poisons(split, tmp_path / "out", SHAPES)
+    lines, _ = import_poisons(split, tmp_path / "out", SHAPES)
     assert "150 of them in the training set" in lines[1]
     loaded = Npz(path=tmp_path / "out" / "others.npz", num_classes=10).load().train
     ids = np.load(tmp_path / "out" / "others.npz")["train_ids"]
@@ -279,7 +279,7 @@ def test_setups_become_what_attacks_read(tmp_path: Path) -> None:
          "base indices": np.array([4, 2])},
     ]  # fmt: skip
     path = dump(tmp_path / "cifar10_from_scratch.pickle", setups, 3)
-    assert "2 setups" in import_poisons(path, tmp_path / "setups.json")[0]
+    assert "2 setups" in import_poisons(path, tmp_path / "setups.json")[0][0]
     first, second = (read_setup(tmp_path / "setups.json", number) for number in (0, 1))
     assert (first.true_label, first.target_row, first.adv_label) == (7, 7762, 3)
     assert first.base_rows == (2386, 37215, 23942) and second.base_rows == (4, 2)
@@ -289,7 +289,8 @@ def test_numbered_sets_are_imported_each(tmp_path: Path) -> None:
     for number in (0, 1, 10):
         write_toxic(tmp_path / "in" / str(number), POISONS, ROWS, (TARGET, TRUE))
     assert [n for n, _, _ in parts(tmp_path / "in")] == [0, 1, 10]
-    lines = import_poisons(tmp_path / "in", tmp_path / "out", SHAPES)
+    lines, errors = import_poisons(tmp_path / "in", tmp_path / "out", SHAPES)
+    assert not errors
     assert "6 poisons of 3x32x32, targeted to label 1, clean-label, eps 8/255 (toxic)" in lines[0]
     text, errors = lint_poisons(tmp_path / "out", SHAPES)
     assert errors == 0 and [line.partition(": ")[0][-2:] for line in text[:3]] == ["/0", "/1", "10"]
@@ -469,6 +470,33 @@ def test_the_linter_finds(changes: dict[str, Any], finding: str | None) -> None:
         assert found == []
     else:
         assert any(re.match(finding, str(f)) for f in found), found
+
+
+def test_labels_that_differ_are_a_dirty_label_set_only_where_pictures_agree(tmp_path: Path) -> None:
+    """Of other data, or of another order of their rows, it is no attack but a mistake."""
+    rows = np.flatnonzero(TRAIN.labels != ADV)[:6]
+    stamped = TRAIN.images[rows].copy()
+    stamped[:, :, -5:, -5:] = 255
+    foreign = read(write_toxic(tmp_path / "0", stamped, rows, (TARGET, TRUE)))
+    dirty = rebuilt(foreign)
+    assert not dirty.meta.clean_label and dirty.meta.eps_255 is None
+    assert [f for f in lint(dirty, TRAIN) if f.level == "error"] == []
+    assert rebuilt(foreign, clean_label=True).meta.clean_label
+    mistaken = assemble(foreign, Choices(), other_order())
+    assert mistaken.meta.clean_label
+    assert [f.level for f in lint(mistaken, other_order()) if "another label" in f.what] == [
+        "error"
+    ]
+
+
+def test_a_backdoor_of_the_toolbox_may_keep_labels(tmp_path: Path) -> None:
+    images = TRAIN.images.copy()
+    rows = np.flatnonzero(TRAIN.labels == ADV)[:4]
+    images[rows, :, -3:, -3:] = 255
+    torch.save(torch.from_numpy(images).float() / 255, tmp_path / "imgs")
+    torch.save(torch.from_numpy(TRAIN.labels.copy()), tmp_path / "labels")
+    torch.save(rows.tolist(), tmp_path / "poison_indices")
+    assert rebuilt(read(tmp_path)).meta.clean_label
 
 
 def test_rows_are_found_by_their_bytes_and_by_nearness() -> None:

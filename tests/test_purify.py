@@ -212,6 +212,72 @@ def test_images_of_several_sizes_and_modes(cli, tmp_path) -> None:
     }  # fmt: skip
 
 
+def files_and_table(tmp_path: Path, pictures_: dict[str, Image.Image], **save: object) -> None:
+    """Save pictures into a folder ``in`` and as cells of ``in.parquet``."""
+    (tmp_path / "in").mkdir()
+    for name, picture in pictures_.items():
+        picture.save(tmp_path / "in" / name, **save)
+    cells = [(tmp_path / "in" / name).read_bytes() for name in sorted(pictures_)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "in.parquet")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_refused_and_not_cut_off(cli, tmp_path, mode) -> None:
+    deep = Image.fromarray(np.full((32, 32), 300, np.uint16))
+    deep = (
+        deep if mode == "I;16" else Image.fromarray(np.full((32, 32), 300, np.int32)).convert(mode)
+    )
+    assert deep.mode == mode
+    files_and_table(tmp_path, {"a.tif": Image.fromarray(pictures(1)[0]), "deep.tif": deep})
+    for source, out, called in (
+        ("in", "out", "image 'deep.tif'"),
+        ("in.parquet", "out.parquet", "the image in row 1"),
+    ):
+        assert purify(cli, source, out, "--defense", JPEG) == 2
+        assert f"{called} has more than 8 bits per channel; convert it to 8 bits." in cli.err
+        assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_images_are_purified_as_a_viewer_shows_them(cli, tmp_path, orientation, suffix) -> None:
+    stored = Image.fromarray(pictures(1, 48)[0][:32])  # 48 wide, 32 high
+    exif = Image.Exif()
+    exif[274] = orientation
+    files_and_table(tmp_path, {f"a.{suffix}": stored}, exif=exif)
+    pixels = np.asarray(Image.open(tmp_path / "in" / f"a.{suffix}").convert("RGB"))
+    if suffix != "tif":  # Pillow turns a TIFF by itself
+        pixels = np.rot90(pixels, {1: 0, 3: 2, 6: 3}[orientation])
+    assert pixels.shape[:2] == ((48, 32) if orientation == 6 else (32, 48))
+    [wanted] = expected(pixels[None], {"name": "jpeg", "quality": 30})
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), wanted)
+    assert 274 not in Image.open(tmp_path / "out" / "a.png").getexif()
+    assert purify(cli, "in.parquet", "out.parquet", "--defense", JPEG) == 0
+    [cell] = pq.read_table("out.parquet").column("image").to_pylist()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(cell))), wanted)
+    for source in ("in", "in.parquet"):
+        assert open_source(str(tmp_path / source)).shapes() == {(3, *pixels.shape[:2]): 0}
+
+
+def test_folders_behind_links_are_purified_too(cli, tmp_path) -> None:
+    folder_of(tmp_path / "elsewhere", pictures(4))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "elsewhere" / "dog" / "up").symlink_to(tmp_path / "in")  # there is no end to it
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "in" / "own.png")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    made = {p.relative_to("out").as_posix() for p in Path("out").rglob("*.png")}
+    assert made == {"own.png", "linked/brown/00001.png", "linked/brown/00003.png"}
+
+
+def test_a_link_to_no_image_is_named(cli, tmp_path) -> None:
+    folder_of(tmp_path / "in", pictures(2))
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "image 'gone.png' cannot be read" in cli.err
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> None:
     images = pictures(30)
@@ -272,6 +338,20 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         assert not np.array_equal(a["images"], images)
 
 
+def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> None:
+    """The folder is hidden, so the message names it."""
+    np.savez("in.npz", images=pictures(4))
+    folder_of(tmp_path / "in", pictures(4))
+    broken = tmp_path / "in" / "cat" / "00000.png"
+    broken.write_bytes(broken.read_bytes()[:400])
+    assert purify(cli, "in", "out", "--defense", JPEG) == 1
+    assert purify(cli, "in", "out", "--defense", JPEG, "--seed", 1) == 2
+    assert f"'{tmp_path}/out/.purify' is left: seed differ" in cli.err
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG, "--seed", 1) == 2
+    assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -283,6 +363,11 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         (("in", "full"), "is there already"),
         (("twins", "out"), "two files .* would become 'a.png'"),
         (("bad", "out"), "image 'x.png' cannot be read"),
+        (("in", "text.txt/out"), "out' cannot be written: '.*text.txt' is no folder"),
+        (("good.npz", "text.txt/out.npz"), "cannot be written: '.*text.txt' is no folder"),
+        (("good.npz", "noted.npz"), "'.*noted.changes.csv' is there already"),
+        (("good.npz", "folder.npz"), "'.*folder.npz' is there already"),
+        (("in", "out", "--defense", "{name: puregen_ebm, ebm: {path: in}}"), "puregen_ebm'.ebm: "),
         (("in", "out", "--column", "x"), "--column is for .npz and .parquet"),
         (("two.npz", "out.npz"), "2 arrays of uint8 images"),
         (("two.npz", "out.npz", "--column", "c"), "no array 'c' of uint8 images; it holds a, b, n"),
@@ -303,13 +388,16 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
 def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder_of(Path("in"), pictures(2))
-    for name in ("empty", "full", "twins", "bad", "odd"):
+    for name in ("empty", "full", "twins", "bad", "odd", "folder.npz"):
         Path(name).mkdir()
-    for name in ("text.txt", "full/x", "bad/x.png", "bad.npz", "bad.parquet"):
+    for name in (
+        "text.txt", "full/x", "bad/x.png", "bad.npz", "bad.parquet", "noted.changes.csv"
+    ):  # fmt: skip
         Path(name).write_text("x")
     for name in ("a.png", "a.bmp"):
         Image.fromarray(pictures(1)[0]).save(Path("twins") / name)
     Image.fromarray(pictures(1)[0][:31]).save(Path("odd") / "x.png")
+    np.savez("good.npz", images=pictures(2))
     np.savez("two.npz", a=pictures(2), b=pictures(2), n=np.arange(2))
     pq.write_table(pa.table({"label": [1, 2]}), "plain.parquet")
     given = arguments if "--defense" in arguments else (*arguments, "--defense", "jpeg")

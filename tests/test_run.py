@@ -11,6 +11,7 @@ import pytest
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
 from harness.core.errors import DataError, UsageError
+from harness.core.paths import check_writable
 from harness.core.records import TrialRecord
 from harness.execution import Done, InProcess
 from harness.plan import make_plan
@@ -428,3 +429,26 @@ def test_the_floor_of_each_poison_seed_is_measured_on_its_own_probes(tmp_path) -
     attack = next(r.outcomes[0] for r in records if r.spec["attack"]["name"] != "none")
     floors = [o for o in control.outcomes if o.attack == attack.attack and o.probe == attack.probe]
     assert len(floors) == 2
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The message names what is in the way; nothing is made to find out."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "file/x/y", "link", "link/x"):
+        reason = rf"--out '.*{name}' cannot be written: '.*{name.partition('/')[0]}' is no folder"
+        with pytest.raises(UsageError, match=reason):
+            check_writable(tmp_path / name, "--out")
+    check_writable(tmp_path / "new" / "folder")
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "link"}
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
+def test_where_nothing_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "in").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(UsageError, match=r"closed' may not be written"):
+            check_writable(tmp_path / "closed" / "in" / "x")
+    finally:
+        (tmp_path / "closed").chmod(0o755)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,18 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as .npz: {error}") from error
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        reason = why_no_arrays(path, error)
+        raise DataError(f"{str(path)!r} cannot be read as .npz: {reason}") from error
+
+
+def why_no_arrays(path: Path, error: Exception) -> str:
+    """Return why a file gives no arrays: numpy's reason, without its advice to unpickle."""
+    if path.is_file() and not is_zipfile(path):
+        return "it is no whole zip of arrays, as numpy.savez writes one."
+    if "pickle" in str(error):
+        return "it holds Python objects, and to read them can run code; save plain arrays."
+    return str(error)
 
 
 def file_digest(path: Path) -> str:

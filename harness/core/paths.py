@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from harness.core.errors import UsageError
+
 HOME_VARIABLE = "PUREGEN_BENCH_HOME"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -28,6 +30,25 @@ def cache_dir() -> Path:
 def store_dir() -> Path:
     """Return the folder of the artefact store; it may not exist yet."""
     return home() / "store"
+
+
+def check_writable(folder: Path, called: str = "") -> None:
+    """Check that a folder can be written, or made; write nothing.
+
+    Args:
+        folder: Where something is to be kept.
+        called: What it is, for the message.
+
+    Raises:
+        UsageError: If it cannot; says which folder of its path is in the way.
+    """
+    # lexists: a link to nothing is in the way as well, and a closed folder raises nothing.
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    is_folder = there.is_dir()
+    if not is_folder or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if is_folder else "is no folder"
+        what = f"{called} {str(folder)!r}".strip()
+        raise UsageError(f"{what} cannot be written: {str(there)!r} {reason}.")
 
 
 def is_uri(given: str) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.core.errors import DataError
+from harness.core.image_files import check_depth, files_below
 
 Fit = Literal["squash", "crop"]
 
@@ -26,7 +27,10 @@ def class_folders(folder: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{folder} cannot be read as a folder of classes: {error}") from error
     if not names:
-        raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>.")
+        raise DataError(
+            f"{folder} has no class folders; expected {folder}/<class>/<image>. "
+            "Images without classes can lie in one folder in it."
+        )
     return names
 
 
@@ -43,11 +47,10 @@ def labelled_files(
     files: list[Path] = []
     counts = []
     for name in class_names:
-        found = [
-            path
-            for path in (folder / name).rglob("*")
-            if path.is_file() and not path.name.startswith(".")
-        ]
+        try:
+            found = [p for p in files_below(folder / name) if not p.name.startswith(".")]
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
         if not found:
             raise DataError(f"class {name!r} has no images: {folder / name} holds no file.")
         files += sorted(found, key=Path.as_posix)
@@ -130,9 +133,8 @@ def _side(pixels: NDArray[np.uint8]) -> str:
 def _read(path: Path, size: int | None, fit: Fit) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I") or image.mode == "F":
-                # Pillow would cut such values off at 255 instead of scaling them.
-                raise DataError(f"{path} has more than 8 bits per channel; convert it to 8 bits.")
+            check_depth(image, str(path))
+            # As stored, whatever an EXIF orientation says: so do torchvision and its kin.
             pixels = image.convert("RGB")
             return np.asarray(pixels if size is None else fitted(pixels, size, fit))
     # Pillow reports damage with all of these, depending on the format.

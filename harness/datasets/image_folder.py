@@ -22,7 +22,8 @@ class ImageFolder:
     """Image files in ``train/<class>/`` and ``test/<class>/``, or in ``<class>/`` with no test set.
 
     A folder ``val`` stands in for ``test`` where there is none. Classes are sorted by name, files
-    by path; images are read as RGB.
+    by path, those behind links to folders too; images are read as RGB, and as they are stored: an
+    EXIF orientation turns none.
 
     Attributes:
         path: The folder.

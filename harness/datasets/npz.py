@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.core.data import Dataset
 from harness.core.errors import DataError
+from harness.core.files import why_no_arrays
 from harness.core.protocols import DATASETS
 from harness.core.seeds import stream
 from harness.datasets._common import make_dataset
@@ -160,8 +161,9 @@ def _read(path: Path) -> dict[str, Array]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = why_no_arrays(path, error)
         raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays: {error}"
+            f"{path} cannot be read as an .npz file of plain arrays: {reason}"
         ) from error
 
 

@@ -13,8 +13,9 @@ from harness.core.errors import DataError
 from harness.core.pixels import add_within
 from harness.interop.foreign import Foreign
 from harness.interop.lint import SLACK_255
-from harness.interop.matching import nearest_rows, same_rows
+from harness.interop.matching import made_of, nearest_rows, same_rows
 from harness.interop.poison_set import (
+    ASSUMED,
     UNKNOWN,
     Delta,
     Meta,
@@ -39,6 +40,7 @@ class Choices:
         adv_label: The adversary's label, for a trigger whose name does not say it.
         count: How many poisons to make with a trigger; None is a tenth of the class.
         select: Which rows of the class, for a trigger.
+        clean_label: Whether the poisons keep their labels; None asks the data, or else the format.
     """
 
     attack: str = ""
@@ -47,6 +49,7 @@ class Choices:
     adv_label: int | None = None
     count: int | None = None
     select: Literal["last", "first"] = "last"
+    clean_label: bool | None = None
 
 
 def assemble(
@@ -86,7 +89,14 @@ def assemble(
     else:
         raise DataError(f"{source!r} holds no poisons.")
     goal, noted = _goal(facts.get("goal"), target, trigger, like)
-    if eps is None and facts.get("clean_label") and not facts.get("purified") and train is not None:
+    clean_label, known = choices.clean_label, True
+    if clean_label is None:
+        clean_label, known = _keeps_labels(
+            (images, labels, base_ids), train, bool(facts.get("clean_label"))
+        )
+    if not known:
+        noted["clean_label_is"] = ASSUMED
+    if eps is None and clean_label and not facts.get("purified") and train is not None:
         eps = _measured(images, base_ids, train)
         noted["eps_255_is"] = "measured"
     if facts.get("purified"):
@@ -99,7 +109,7 @@ def assemble(
         attack=choices.attack or str(facts.get("attack") or ""),
         dataset=choices.dataset,
         eps_255=None if eps is None else float(eps),
-        clean_label=bool(facts.get("clean_label")),
+        clean_label=clean_label,
         source=source,
         source_sha256=source_sha256,
         notes=noted,
@@ -108,6 +118,28 @@ def assemble(
 
 
 Rows = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _keeps_labels(rows: Rows, train: ImageSet | None, usual: bool) -> tuple[bool, bool]:
+    """Return whether poisons keep the labels of their bases, and whether the data tell so.
+
+    Args:
+        rows: Images, labels and base ids.
+        train: Clean training set.
+        usual: What is usual in the format.
+    """
+    images, labels, base_ids = rows
+    if train is None or images.shape[1:] != train.image_shape:
+        return usual, False
+    here = np.isin(base_ids, train.ids)
+    if not here.any():
+        return usual, False
+    bases = train.positions(base_ids[here])
+    changed = train.labels[bases] != labels[here]
+    if not changed.any():
+        return True, True
+    # Labels differ also where data or their order are others; the linter is to say so.
+    return usual and not made_of(images[here][changed], bases[changed], train), True
 
 
 def _judges(

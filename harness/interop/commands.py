@@ -13,6 +13,7 @@ from harness.core.data import Dataset, ImageSet
 from harness.core.errors import DataError, UsageError
 from harness.core.files import file_digest, write_arrays, write_text
 from harness.core.params import complete_dataset
+from harness.core.paths import check_writable
 from harness.core.yaml_text import read_yaml
 from harness.interop.assemble import Choices, assemble
 from harness.interop.export import export
@@ -26,6 +27,7 @@ from harness.interop.poison_set import (
     UNKNOWN,
     PoisonSet,
     is_poison_set,
+    no_set,
     read_poison_set,
     write_poison_set,
 )
@@ -55,7 +57,7 @@ def import_poisons(
     companion: Path | None = None,
     choices: Choices | None = None,
     limits: Limits | None = None,
-) -> list[str]:
+) -> tuple[list[str], int]:
     """Read published poisons and write them in the project's own form, with the linter's findings.
 
     A folder of numbered folders or files, one per target or class, gives numbered sets.
@@ -70,19 +72,28 @@ def import_poisons(
         choices: What the file does not say.
         limits: What reading may cost.
 
+    Returns:
+        Lines to show, and the number of errors that the linter finds in what was written.
+
     Raises:
         DataError: If a file is refused; nothing of it is run.
     """
     if is_poison_set(source):
         raise DataError(f"{str(source)!r} is a set of poisons of the project's own form already.")
+    # Setups are one file, if its name says so.
+    check_writable(out.parent if out.suffix == ".json" else out, "--out")
     data, name = load_dataset(dataset)
     given = choices or Choices()
     given = Choices(**{**_fields(given), "dataset": given.dataset or name})
-    lines = []
+    lines, errors = [], 0
     for number, path, found_form in parts(source, form):
         target = out if number is None else out / str(number)
-        lines += _import_one(path, target, found_form, data, companion, number, given, limits)
-    return lines
+        shown, wrong = _import_one(path, target, found_form, data, companion, number, given, limits)
+        lines += shown
+        errors += wrong
+    if errors:
+        lines.append(f"errors: {errors}; what was written fails its checks, and studies refuse it.")
+    return lines, errors
 
 
 def _fields(choices: Choices) -> dict[str, Any]:
@@ -98,21 +109,23 @@ def _import_one(
     number: int | None,
     choices: Choices,
     limits: Limits | None,
-) -> list[str]:
+) -> tuple[list[str], int]:
     like = _like(companion, number) if form.name == "puregen_purified" else None
     foreign = read_isolated(path, form.name, None if like else companion, limits)
     if foreign.facts.get("kind") == "setups":
-        return _write_setups(foreign, path, out)
+        return _write_setups(foreign, path, out), 0
     if foreign.facts.get("kind") == "split":
-        return _write_split(foreign, path, out, data.train if data else None)
+        return _write_split(foreign, path, out, data.train if data else None), 0
     train, test = (data.train, data.test) if data else (None, None)
     poisons = assemble(
         foreign, choices, train, like=like, source=path.name, source_sha256=file_digest(path)
     )
-    if out.exists() and not is_poison_set(out) and any(out.iterdir()):
-        raise UsageError(f"{str(out)!r} holds other files; give a new folder.")
+    if out.exists() and not is_poison_set(out) and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{str(out)!r} is a file, or holds other files; give a new folder.")
     write_poison_set(out, poisons)
-    return [f"{out}: {describe(poisons)} ({form.name})", *_shown(lint(poisons, train, test))]
+    findings = lint(poisons, train, test)
+    lines = [f"{out}: {describe(poisons)} ({form.name})", *_shown(findings)]
+    return lines, _errors(findings)
 
 
 def _like(companion: Path | None, number: int | None) -> PoisonSet | None:
@@ -136,6 +149,10 @@ def describe(poisons: PoisonSet) -> str:
     kind = "clean-label" if meta.clean_label else "dirty-label"
     shape = "x".join(map(str, poisons.images.shape[1:]))
     return f"{len(poisons)} poisons of {shape}, {meta.goal}{aim}, {kind}, {bound}"
+
+
+def _errors(findings: list[Finding]) -> int:
+    return sum(finding.level == "error" for finding in findings)
 
 
 def _shown(findings: list[Finding]) -> list[str]:
@@ -181,7 +198,7 @@ def _sets(folder: Path) -> list[Path]:
         return [folder]
     inside = [p for p in folder.iterdir() if is_poison_set(p)] if folder.is_dir() else []
     if not inside:
-        raise DataError(f"{str(folder)!r} holds no set of poisons.")
+        raise DataError(no_set(folder))
     return sorted(inside, key=lambda p: (not p.name.isdecimal(), p.name.zfill(9)))
 
 
@@ -200,7 +217,7 @@ def lint_poisons(folder: Path, dataset: str | None = None) -> tuple[list[str], i
     for path in _sets(folder):
         poisons = read_poison_set(path)
         findings = lint(poisons, data.train if data else None, data.test if data else None)
-        errors += sum(finding.level == "error" for finding in findings)
+        errors += _errors(findings)
         lines += [f"{path}: {describe(poisons)}", *_shown(findings)]
     return [*lines, f"errors: {errors}"], errors
 
@@ -213,10 +230,15 @@ def export_poisons(folder: Path, out: Path, form: str) -> list[str]:
         out: Folder to write.
         form: One of :data:`export.WRITERS`.
     """
+    check_writable(out, "--out")
     lines = []
     for path in _sets(folder):
         target = out if path == folder else out / path.name
-        files = export(read_poison_set(path), target, form)
+        poisons = read_poison_set(path)
+        files = export(poisons, target, form)
         names = ", ".join(file.name for file in files[:4]) + (", …" if len(files) > 4 else "")
         lines.append(f"{target}: {len(files)} files ({names})")
+        if not poisons.meta.clean_label:
+            text = f"format {form!r} does not say that labels were changed; those of the data tell."
+            lines.append(f"  {Finding('warning', text, 'poisons')}")
     return lines

@@ -77,6 +77,12 @@ def export(poisons: PoisonSet, out: Path, form: str) -> list[Path]:
         )
     if np.any(poisons.base_ids == UNKNOWN) and form != "narcissus":
         raise DataError("the base rows of some poisons are not known; import with the dataset.")
+    if form in WITHOUT_LABELS and not poisons.meta.clean_label:
+        others = ", ".join(name for name in WRITERS if name not in WITHOUT_LABELS)
+        raise DataError(
+            f"format {form!r} holds no labels, and these poisons have others than their bases; "
+            f"formats with labels are {others}."
+        )
     written = []
     for name, content in WRITERS[form](poisons).items():
         path = out / name
@@ -174,3 +180,5 @@ WRITERS: dict[str, Callable[[PoisonSet], dict[str, bytes]]] = {
     "narcissus": _narcissus,
     "png": _png,
 }
+# Whoever reads these takes the labels of the rows: a dirty-label set would become another attack.
+WITHOUT_LABELS = ("narcissus", "png")

@@ -35,7 +35,8 @@ class Foreign:
             ``target_images`` uint8 (T, C, H, W) with ``target_labels``; ``patch`` uint8 (C, h, w)
             with ``xy`` int64 (2,), column and row; ``delta`` float32 (C, H, W) in [-1, 1];
             ``norms`` float64 (P,).
-        facts: Plain values for the metadata.
+        facts: Plain values for the metadata. ``clean_label`` is what is usual in the format, where
+            there are no data to compare labels with.
     """
 
     arrays: dict[str, NDArray[Any]]

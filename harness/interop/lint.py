@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.core.data import ImageSet
 from harness.interop.matching import same_rows
-from harness.interop.poison_set import UNKNOWN, Delta, Patch, PoisonSet
+from harness.interop.poison_set import ASSUMED, UNKNOWN, Delta, Patch, PoisonSet
 
 Level = Literal["error", "warning", "note"]
 SLACK_255 = 1  # grey levels: exporters that truncate lose one
@@ -49,6 +49,12 @@ def lint(
     found = [*_images(poisons), *_ids(poisons), *_trigger(poisons)]
     if train is not None:
         found += _against_train(poisons, train)
+    elif poisons.meta.notes.get("clean_label_is") == ASSUMED:
+        text = (
+            "whether their labels are those of their bases is assumed from the format; import with "
+            "--dataset, whose labels tell, or with --clean-label or --dirty-label."
+        )
+        found.append(Finding("warning", text, "poisons"))
     if test is not None:
         found += _against_test(poisons, test)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -149,7 +155,8 @@ def _against_bases(
     if relabelled and poisons.meta.clean_label:
         text = (
             f"{relabelled} of {len(rows)} have another label than their base, and the set says "
-            "clean-label: another dataset, another order of its rows, or a dirty-label attack."
+            "clean-label: another dataset, another order of its rows, or a dirty-label attack "
+            "(import-poisons --dirty-label)."
         )
         yield Finding("error", text, "bases")
     moved = np.abs(poisons.images[here].astype(np.int16) - train.images[rows]).max(axis=(1, 2, 3))

@@ -9,6 +9,7 @@ from harness.core.data import ImageSet
 from harness.interop.poison_set import UNKNOWN
 
 _CHUNK = 512  # poisons that are compared with a class at a time
+_ASKED = 64  # poisons that tell for all whether they were made of some rows
 
 
 def same_rows(images: NDArray[np.uint8], pool: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -50,6 +51,29 @@ def nearest_rows(
             near = moved.max(axis=(1, 2, 3)) <= bound_255
             found[part[near]] = candidates[near]
     return found
+
+
+def made_of(images: NDArray[np.uint8], positions: NDArray[np.int64], train: ImageSet) -> bool:
+    """Whether poisons were made of some rows: most are no nearer (L2) to any other row.
+
+    A patch or a blended pattern leaves the picture; rows of another data set, or in another order,
+    show other pictures.
+
+    Args:
+        images: uint8 (P, C, H, W), at least one.
+        positions: int64 (P,), the rows in question.
+        train: Where they are.
+    """
+    asked = np.linspace(0, len(images) - 1, min(_ASKED, len(images))).astype(np.int64)
+    mine = _flat(images[asked])
+    own = np.square(mine - _flat(train.images[positions[asked]])).sum(axis=1)
+    nearest = np.full(len(asked), np.inf, np.float32)
+    for start in range(0, len(train), _CHUNK):
+        rows = _flat(train.images[start : start + _CHUNK])
+        norms = np.einsum("nd,nd->n", rows, rows) - 2 * mine @ rows.T
+        nearest = np.minimum(nearest, norms.min(axis=1) + np.einsum("pd,pd->p", mine, mine))
+    # The two sums are rounded differently.
+    return bool(np.mean(own <= nearest * 1.001 + 1) >= 0.5)
 
 
 def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:

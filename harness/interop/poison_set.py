@@ -36,6 +36,7 @@ from harness.core.files import file_digest, read_arrays, write_arrays, write_tex
 FORMAT = "puregen-bench poisons 1"
 META, POISONS, TARGET, TRIGGER = "meta.json", "poisons.npz", "target.npz", "trigger.npz"
 UNKNOWN = -1  # as a base id: it is not known which training row the poison was made of
+ASSUMED = "assumed"  # as the note `clean_label_is`: no data were there to compare labels with
 _LARGEST_META = 1 << 20
 _LARGEST_ARRAYS = 8 << 30
 
@@ -273,6 +274,25 @@ def is_poison_set(folder: Path) -> bool:
     return (folder / META).is_file()
 
 
+def sets_below(folder: Path) -> list[Path]:
+    """Return the folders somewhat below one that hold a set or numbered sets, for a message."""
+    metas = [p for depth in ("*", "*/*", "*/*/*") for p in folder.glob(f"{depth}/{META}")]
+    sets = [p.parent for p in metas]
+    return sorted({p.parent if p.name.isdecimal() else p for p in sets} - {folder})
+
+
+def no_set(folder: Path) -> str:
+    """Return the message that a folder holds no set, and where there is one."""
+    below = sets_below(folder)
+    if not below:
+        return (
+            f"{str(folder)!r} holds no set of poisons: it has no {META}. "
+            "'import-poisons' makes one from published files."
+        )
+    listed = ", ".join(repr(str(p)) for p in below[:4]) + (", …" if len(below) > 4 else "")
+    return f"{str(folder)!r} holds no set of poisons itself; give one below it: {listed}."
+
+
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     try:
@@ -280,10 +300,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise DataError(f"{str(path)!r} is too large to be one.")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(
-            f"{str(folder)!r} holds no set of poisons: it has no {META}. "
-            "'import-poisons' makes one from published files."
-        ) from None
+        raise DataError(no_set(folder)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{str(path)!r} cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:

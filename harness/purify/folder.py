@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
+from harness.core.image_files import check_depth, files_below, upright, upright_size
 from harness.purify.sources import Image
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
@@ -19,7 +20,8 @@ SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 class FolderSource:
     """Image files below a folder, sorted by path; each becomes a PNG of the same name.
 
-    PNG, because a JPEG would change the pixels again. Every image is read as RGB.
+    PNG, because a JPEG would change the pixels again. Every image is read as RGB, and as a viewer
+    shows it: a PNG of pixels as a camera stored them would lie on its side.
 
     Args:
         root: The folder.
@@ -32,7 +34,10 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        try:
+            found = [p for p in files_below(root) if p.suffix.lower() in SUFFIXES]
+        except OSError as error:
+            raise DataError(f"{error.filename!r} cannot be read: {error.strerror}.") from error
         files = sorted(p.relative_to(root).as_posix() for p in found)
         # What an earlier run wrote into a folder inside is no input.
         self.files = [f for f in files if not f.startswith(".")]
@@ -65,20 +70,22 @@ class FolderSource:
         for row, name in enumerate(self.files):
             try:
                 with Pillow.open(self.root / name) as picture:
-                    width, height = picture.size
+                    check_depth(picture, f"image {name!r}")
+                    width, height = upright_size(picture)
             except (OSError, ValueError, Pillow.DecompressionBombError) as error:
                 raise DataError(f"image {name!r} cannot be read: {error}") from error
             found.setdefault((3, height, width), row)
         return found
 
     def read(self, start: int, stop: int) -> list[Image]:
-        """Return the rows as RGB."""
+        """Return the rows as RGB, upright."""
         return [self._read(name) for name in self.files[start:stop]]
 
     def _read(self, name: str) -> Image:
         try:
             with Pillow.open(self.root / name) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+                check_depth(picture, f"image {name!r}")
+                pixels = np.asarray(upright(picture).convert("RGB"))
         except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
             raise DataError(f"image {name!r} cannot be read: {error}") from error
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -20,12 +20,14 @@ from harness.core.device import pick_device, pick_dtype
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside, write_text
 from harness.core.params import ComponentSpec, is_trained, networks
+from harness.core.paths import check_writable
 from harness.core.protocols import DEFENSES
 from harness.core.seeds import stream
 from harness.core.spec import PROTOCOL
 from harness.core.values import Json
 from harness.environment import environment
 from harness.execution import Done, Executor
+from harness.plan import check_weights
 from harness.progress import Progress
 from harness.purify.sources import Image, Source, open_source, part_path
 from harness.study import Resources
@@ -107,8 +109,8 @@ def check_job(job: Job, workshop: Workshop) -> Source:
         raise UsageError(f"the source is {wanted}, and so is the output; got {str(job.out)!r}.")
     if job.out == job.source or job.source in job.out.parents:
         raise UsageError(f"output {str(job.out)!r} lies in the source; give another place.")
-    for reference in networks(DEFENSES.get(name), job.defense):
-        workshop.check_trained(reference.kind, reference.raw)
+    check_writable(job.manifest.parent)
+    check_weights(DEFENSES, job.defense, workshop)
     defense = workshop.component(DEFENSES, job.defense, check=True)
     if defense.hooks():
         raise UsageError(
@@ -279,24 +281,35 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
     what = json.loads(json.dumps(what))
     for path in (job.manifest, job.parts / JOB):
         if path.is_file():
-            earlier = _same_job(path, what, job.out)
+            earlier = _same_job(path, what, job)
             return earlier if path == job.manifest else None
-    if job.out.is_file() or (job.out.is_dir() and any(job.out.iterdir())):
-        raise UsageError(f"{str(job.out)!r} is there already; give another output.")
+    for path in (job.out, job.changes):
+        if path.exists() and not (
+            job.source.is_dir() and path.is_dir() and not any(path.iterdir())
+        ):
+            raise UsageError(f"{str(path)!r} is there already; give another output.")
     write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
     return None
 
 
-def _same_job(path: Path, what: dict[str, Json], out: Path) -> dict[str, Json]:
+def _same_job(path: Path, what: dict[str, Json], job: Job) -> dict[str, Json]:
     try:
         earlier: dict[str, Json] = json.loads(path.read_text())
         differing = sorted(k for k in what if earlier.get(k) != what[k])
     except (ValueError, AttributeError) as error:
         raise DataError(f"{str(path)!r} is damaged: {error}; give another output.") from error
     if differing:
+        differ = f"{' and '.join(differing)} differ"
+        if path == job.manifest:
+            raise UsageError(
+                f"{str(job.out)!r} is of another purification, as {str(path)!r} says: {differ}. "
+                "Give another output."
+            )
+        made = " and all else in the output" if job.source.is_dir() else ""
         raise UsageError(
-            f"{str(out)!r} is of another purification: {' and '.join(differing)} differ. "
-            "Give another output, or the same arguments to go on."
+            f"{str(job.out)!r} was begun by another purification, of which {str(job.parts)!r} is "
+            f"left: {differ}. Give the same arguments to go on, another output, or remove "
+            f"{str(job.parts)!r}{made} to begin anew."
         )
     return earlier
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image as Pillow
 
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
+from harness.core.image_files import check_depth, upright, upright_size
 from harness.purify.sources import Image, part_path
 
 AT_ONCE = 256  # rows
@@ -75,8 +77,10 @@ class TableSource:
         row = 0
         for batch in self.file.iter_batches(1024, columns=[self.column]):
             for value in batch.column(0):
-                with _open(value, row) as picture:
-                    found.setdefault((3, picture.height, picture.width), row)
+                with _open(value, row) as picture, _readable(row):
+                    check_depth(picture, f"the image in row {row}")
+                    width, height = upright_size(picture)
+                    found.setdefault((3, height, width), row)
                 row += 1
         return found
 
@@ -89,15 +93,13 @@ class TableSource:
         return walk.rows(start, stop)
 
     def read(self, start: int, stop: int) -> list[Image]:
-        """Return the rows as RGB."""
+        """Return the rows as RGB, upright."""
         found = []
         column = self._rows(start, stop, [self.column]).column(0)
         for row, value in enumerate(column, start):
-            with _open(value, row) as picture:
-                try:
-                    pixels = np.asarray(picture.convert("RGB"))
-                except (OSError, ValueError, SyntaxError) as error:
-                    raise DataError(f"the image in row {row} cannot be read: {error}") from error
+            with _open(value, row) as picture, _readable(row):
+                check_depth(picture, f"the image in row {row}")
+                pixels = np.asarray(upright(picture).convert("RGB"))
             found.append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return found
 
@@ -171,7 +173,14 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 def _open(value: Any, row: int) -> Pillow.Image:
     plain = value.as_py()
     raw = plain.get("bytes") if isinstance(plain, dict) else plain
-    try:
+    with _readable(row):
         return Pillow.open(io.BytesIO(raw or b""))
-    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+
+
+@contextmanager
+def _readable(row: int) -> Iterator[None]:
+    """Turn what Pillow raises for a damaged image into a message that names the row."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
         raise DataError(f"the image in row {row} cannot be read: {error}") from error
