@@ -42,7 +42,9 @@ def read_trigger(path: Path, eps_255: int) -> NDArray[np.float32]:
     try:
         raw = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"trigger {str(path)!r} cannot be read as .npy: {error}") from error
+        # numpy's own words may advise to unpickle, which can run code.
+        reason = error.strerror if isinstance(error, OSError) else "it is no plain array"
+        raise DataError(f"trigger {str(path)!r} cannot be read as .npy: {reason}.") from error
     if not isinstance(raw, np.ndarray) or raw.dtype.kind != "f":
         raise DataError(f"trigger {str(path)!r} must be one array of floats.")
     delta = raw[0] if raw.ndim == 4 and len(raw) == 1 else raw
