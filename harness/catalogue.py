@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import MISSING
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -182,19 +183,23 @@ def describe_component(kind: str, name: str) -> dict[str, Json]:
     }
 
 
-def _parameter(parameter: Parameter) -> dict[str, Json]:
+def _parameter(parameter: Parameter, within: Any = None) -> dict[str, Json]:
+    """Describe a parameter; ``within`` is the default of what it is a part of."""
+    default = getattr(within, parameter.name, parameter.default)
     found: dict[str, Json] = {
         "name": parameter.name,
         "type": type_name(parameter.type),
-        "required": parameter.required,
+        "required": default is MISSING,
         "doc": parameter.doc,
     }
-    if not parameter.required:
-        found["default"] = plain(parameter.default)
+    if default is not MISSING:
+        found["default"] = plain(default)
     inner = nested(parameter.type)
     if inner is not None and resource_of(parameter.type) is None:
         entry: Entry[Any] = Entry(inner.__name__, inner, "", inner.__module__)
-        found["parameters"] = [_parameter(p) for p in entry.parameters.values()]
+        found["parameters"] = [_parameter(p, default) for p in entry.parameters.values()]
+        if presets := getattr(inner, "presets", None):
+            found["presets"] = list(presets)
     return found
 
 
@@ -249,6 +254,9 @@ def _parameter_lines(parameters: list[dict[str, Json]], indent: str) -> list[str
         lines.append(head.rstrip())
         if p["doc"]:
             lines.append(f"{indent}    {p['doc']}")
+        if p.get("presets"):
+            names = ", ".join(p["presets"])
+            lines.append(f"{indent}    All at once by name, {{preset: NAME, …}}: {names}.")
         if inner:
             lines += _parameter_lines(inner, indent + "    ")
     return lines

@@ -105,6 +105,13 @@ def test_describe(cli) -> None:
     described = json.loads(cli.out)
     assert (described["kind"], described["module"]) == ("classifier", "harness.classifiers.hlb_xs")
     [widths, _, recipe] = described["parameters"]
+    assert "scratch_200" in recipe["presets"]
+    assert cli("describe", "classifier", "resnet18", "--json") == 0
+    [its] = json.loads(cli.out)["parameters"]
+    own = {p["name"]: p["default"] for p in its["parameters"]}  # its own, not those of any recipe
+    assert own == its["default"] and (own["epochs"], own["nesterov"]) == (200, False)
+    assert cli("describe", "classifier", "resnet18") == 0
+    assert "epochs: int, default 200" in cli.out and "{preset: NAME, …}: scratch_200, " in cli.out
     assert widths["default"] == [32, 64, 64]
     assert {p["name"]: p["default"] for p in recipe["parameters"]}["epochs"] == 12
 
