@@ -335,6 +335,13 @@ def absent(entry: Entry[Any], spec: ComponentSpec) -> list[str]:
     return [n for n, p in entry.parameters.items() if p.required and n not in spec.params]
 
 
+def _typed(parameter: Parameter, value: Json) -> Any:
+    """Return a checked value as its Python type; a list of no resources has none to be loaded."""
+    if value == [] and resource_of(parameter.type) is not None:
+        return ()
+    return typed(parameter.type, value)
+
+
 def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[str, Any]) -> Any:
     """Build a component from its checked spec and its loaded resources, by parameter name.
 
@@ -347,7 +354,7 @@ def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[s
     if lacking:
         raise UsageError(f"{label} needs {' and '.join(map(repr, lacking))}.")
     values = {
-        name: resources[name] if name in resources else typed(entry.parameters[name].type, value)
+        name: resources[name] if name in resources else _typed(entry.parameters[name], value)
         for name, value in spec.params.items()
         if name in entry.parameters
     }
