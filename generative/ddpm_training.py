@@ -39,6 +39,7 @@ from harness.core.device import (
 from harness.core.errors import DataError
 from harness.core.optimizers import AdamW
 from harness.core.parallel import Workers, check_share, gradients, take_part
+from harness.core.ranges import at_least, below_one, positive
 from harness.core.seeds import stream, torch_generator
 
 
@@ -72,12 +73,12 @@ class DDPMRecipe:
     crop_pad: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.batch_size) < 1:
-            raise DataError("iterations and batch_size must be at least 1.")
+        at_least(1, iterations=self.iterations, batch_size=self.batch_size)
+        positive(lr=self.lr)
+        at_least(0, warmup=self.warmup, weight_decay=self.weight_decay, crop_pad=self.crop_pad)
+        below_one(ema=self.ema)
         if not 1 <= self.horizon <= TIME_STEPS:
             raise DataError(f"horizon must lie in 1..{TIME_STEPS}; got {self.horizon}.")
-        if not 0 <= self.ema < 1 or self.weight_decay < 0:
-            raise DataError("ema must lie in [0, 1), and weight_decay must not be negative.")
 
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an update, counted from 0."""
@@ -116,6 +117,24 @@ class Progress:
         return f"loss {self.loss:.4f}"
 
 
+def check_training(images: NDArray[np.uint8], config: UNetConfig, recipe: DDPMRecipe) -> None:
+    """Check that a network of this shape can be trained on these images.
+
+    Raises:
+        DataError: If there are fewer images than a batch, or their shape does not suit network or
+            crops.
+    """
+    if len(images) < recipe.batch_size:
+        raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
+    check_crop(recipe.crop_pad, images.shape[2:])
+    _, channels, height, width = images.shape
+    if channels != config.in_channels or height % config.divisor or width % config.divisor:
+        raise DataError(
+            f"the network takes {config.in_channels} channels and sides divisible by "
+            f"{config.divisor}; images are {images.shape[1:]}."
+        )
+
+
 def train_ddpm(
     images: NDArray[np.uint8],
     config: UNetConfig,
@@ -150,15 +169,8 @@ def train_ddpm(
         DataError: If there are fewer images than a batch, their shape does not suit the network,
             the workers cannot share a batch equally, or the loss stops being finite.
     """
-    if len(images) < recipe.batch_size:
-        raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
-    check_crop(recipe.crop_pad, images.shape[2:])
-    _, channels, height, width = images.shape
-    if channels != config.in_channels or height % config.divisor or width % config.divisor:
-        raise DataError(
-            f"the network takes {config.in_channels} channels and sides divisible by "
-            f"{config.divisor}; images are {images.shape[1:]}."
-        )
+    check_training(images, config, recipe)
+    height, width = images.shape[2:]
     config = replace(config, sample_size=height if height == width else None)
     workers = take_part()
     check_share(recipe.batch_size, workers.count)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.core.allocator import keep_freed_blocks
 from harness.core.device import ALIKE_ROWS, true_float32
 from harness.core.errors import DataError
+from harness.core.ranges import at_least
 from harness.core.windows import inner_sums, padded_sums
 
 
@@ -34,10 +35,12 @@ class EBMConfig:
     patch_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.nf < 1 or self.patch_size < 1:
-            raise DataError(
-                f"nf and patch_size must be at least 1; got {self.nf}, {self.patch_size}."
-            )
+        at_least(1, nf=self.nf, patch_size=self.patch_size)
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of an image must be divisible by."""
+        return 4 * self.patch_size
 
 
 class _Block(nn.Module):
@@ -78,7 +81,7 @@ class EBM(nn.Module):
     @property
     def divisor(self) -> int:
         """What the sides of an image must be divisible by."""
-        return 4 * self.config.patch_size
+        return self.config.divisor
 
     def forward(self, x: Tensor) -> Tensor:
         """Return energies (B, 1)."""
@@ -96,7 +99,7 @@ class EBM(nn.Module):
 def check_energy_takes(ebm: object, image_shape: tuple[int, int, int]) -> None:
     """Raise unless an energy network can take images (C, H, W); it need not be there already."""
     channels, height, width = image_shape
-    divisor = ebm.divisor if isinstance(ebm, EBM) else 4
+    divisor = ebm.divisor if isinstance(ebm, EBM | EBMConfig) else 4
     if channels != 3 or height % divisor or width % divisor:
         raise DataError(
             f"the energy network takes 3 channels and sides divisible by {divisor}; "

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generative.checkpoints import load_training, save_training
-from generative.ebm import EBM, EBMConfig, FoldedEnergy, folded_energy
+from generative.ebm import EBM, EBMConfig, FoldedEnergy, check_energy_takes, folded_energy
 from generative.langevin import TEMPERATURE, langevin
 from generative.row_order import RowOrder
 from harness.core.augment import check_crop, random_crop
@@ -40,6 +40,7 @@ from harness.core.device import (
 from harness.core.errors import DataError
 from harness.core.optimizers import Adam, all_at_once
 from harness.core.parallel import Workers, check_share, gradients, take_part
+from harness.core.ranges import at_least, below_one, positive
 from harness.core.seeds import stream, torch_generator
 
 
@@ -78,14 +79,18 @@ class EBMRecipe:
     crop_pad: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.batch_size, self.chain_steps) < 1:
-            raise DataError("iterations, batch_size and chain_steps must be at least 1.")
+        at_least(
+            1, iterations=self.iterations, batch_size=self.batch_size, chain_steps=self.chain_steps
+        )
+        positive(lr=self.lr)
+        at_least(0, warmup=self.warmup, data_noise=self.data_noise, crop_pad=self.crop_pad)
+        below_one(ema=self.ema)
         if self.bank_size < self.batch_size:
             raise DataError(
                 f"bank_size must be at least batch_size; got {self.bank_size} < {self.batch_size}."
             )
-        if not 0 <= self.rejuvenation <= 1 or not 0 <= self.ema < 1:
-            raise DataError("rejuvenation must lie in [0, 1] and ema in [0, 1).")
+        if not 0 <= self.rejuvenation <= 1:
+            raise DataError(f"rejuvenation must lie in [0, 1]; got {self.rejuvenation}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,20 @@ class Progress:
     def summary(self) -> str:
         """The figure that a log shows."""
         return f"energy gap {self.gap:+.1f}"
+
+
+def check_training(images: NDArray[np.uint8], config: EBMConfig, recipe: EBMRecipe) -> None:
+    """Check that a network of this shape can be trained on these images.
+
+    Raises:
+        DataError: If there are fewer images than a batch, or their shape does not suit network or
+            crops.
+    """
+    if len(images) < recipe.batch_size:
+        raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
+    _, channels, height, width = images.shape
+    check_energy_takes(config, (channels, height, width))
+    check_crop(recipe.crop_pad, images.shape[2:])
 
 
 def train_ebm(
@@ -145,9 +164,7 @@ def train_ebm(
         DataError: If there are fewer images than a batch, the workers cannot share a batch equally,
             or energies stop being finite.
     """
-    if len(images) < recipe.batch_size:
-        raise DataError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.")
-    check_crop(recipe.crop_pad, images.shape[2:])
+    check_training(images, config, recipe)
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     workers = take_part()

@@ -16,7 +16,7 @@ from rich.text import Text
 from harness import sweeps
 from harness.core.data import ImageSet
 from harness.core.errors import UnknownComponent, UsageError, nearest
-from harness.core.params import resource_of
+from harness.core.params import check_defaults, resource_of
 from harness.core.protocols import REGISTRIES
 from harness.core.registry import Entry, Parameter, Registry
 from harness.core.spec import digest
@@ -172,6 +172,7 @@ def describe_component(kind: str, name: str) -> dict[str, Json]:
     if kind in ("study", "studies"):
         return _describe_study(name)
     entry = registry_of(kind).get(name)
+    check_defaults(registry_of(kind).kind, entry)
     return {
         "name": entry.name,
         "kind": registry_of(kind).kind,

@@ -22,6 +22,7 @@ from harness.core.protocols import CLASSIFIERS
 from harness.core.seeds import stream
 from harness.core.values import Json
 from harness.evaluation import count_per_class
+from harness.plan import check_classifier
 from harness.shared_training import (
     CHECKPOINT,
     NOTE,
@@ -75,17 +76,18 @@ def train(
         "classifier": spec.to_json(), "dataset": source.to_json(), "seed": seed, "out": str(out),
     }  # fmt: skip
     note = {k: v for k, v in what.items() if k != "out"}
+    check_classifier(spec, data)
     check_parts(construct(CLASSIFIERS, spec, {}).recipe, len(data.train), workers)
-    same_training(out / NOTE, {**note, "images": data.train.digest})
-    console.print(f"{name} on {source.name}: {len(data.train)} images")
 
     def tell(line: str) -> None:
         console.print(line, markup=False)
 
-    if workers == 1:
-        train_share(what, Workers(), device, tell, data)
-    else:
-        on_ray(train_share, what, workers, threads, device, address, tell)
+    with same_training(out / NOTE, {**note, "images": data.train.digest}):
+        console.print(f"{name} on {source.name}: {len(data.train)} images")
+        if workers == 1:
+            train_share(what, Workers(), device, tell, data)
+        else:
+            on_ray(train_share, what, workers, threads, device, address, tell)
     tell(f"written: {out}. In a study: pretrained: {{path: {out / WEIGHTS}}}")
 
 

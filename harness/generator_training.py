@@ -29,7 +29,7 @@ from harness.shared_training import (
     read_specs,
     same_training,
 )
-from harness.workshop import Workshop
+from harness.workshop import Workshop, check_generator
 
 GRID = 8  # images per side of a sample grid
 
@@ -71,21 +71,22 @@ def train(
     what: dict[str, Json] = {
         "generator": spec.to_json(), "dataset": source.to_json(), "seed": seed, "out": str(out),
     }  # fmt: skip
-    same_training(out / NOTE, {**_note(what), "images": train_set.digest})
+    check_generator(construct(GENERATORS, spec, {}), images)
+    recipe = what["generator"].get("recipe") or {}
+    if "batch_size" in recipe:
+        check_share(recipe["batch_size"], workers)
     shape = " x ".join(map(str, images.shape[1:]))
-    console.print(f"{kind} on {source.name}: {len(images)} images of {shape}")
-    _save_grid(out / "data.png", images[: GRID * GRID])
 
     def tell(line: str) -> None:
         console.print(line, markup=False)
 
-    if workers == 1:
-        train_share(what, Workers(), device, tell, images)
-    else:
-        recipe = what["generator"].get("recipe") or {}
-        if "batch_size" in recipe:  # known before anything is started
-            check_share(recipe["batch_size"], workers)
-        on_ray(train_share, what, workers, threads, device, address, tell)
+    with same_training(out / NOTE, {**_note(what), "images": train_set.digest}):
+        console.print(f"{kind} on {source.name}: {len(images)} images of {shape}")
+        _save_grid(out / "data.png", images[: GRID * GRID])
+        if workers == 1:
+            train_share(what, Workers(), device, tell, images)
+        else:
+            on_ray(train_share, what, workers, threads, device, address, tell)
     tell(f"written: {out}. In a study: {{path: {out}}}")
 
 

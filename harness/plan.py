@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.core.data import Dataset
-from harness.core.errors import DataError, UsageError
+from harness.core.errors import DataError, UsageError, first_line
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
@@ -58,7 +58,7 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
             _named(f"defense {trial.defense.name!r}", defense.check, data.train)
         if once(trial.dataset, trial.classifier):
             check_weights(CLASSIFIERS, trial.classifier, workshop)
-            _check_classifier(trial.classifier, data)
+            check_classifier(trial.classifier, data)
 
 
 def check_attack(spec: ComponentSpec, data: Dataset, workshop: Workshop) -> None:
@@ -86,7 +86,12 @@ def check_weights(registry: Registry[Any], spec: ComponentSpec, workshop: Worksh
         _named(where, check, reference.kind, reference.raw)
 
 
-def _check_classifier(spec: ComponentSpec, data: Dataset) -> None:
+def check_classifier(spec: ComponentSpec, data: Dataset) -> None:
+    """Check that a classifier can be built for a dataset's images, and trained on them.
+
+    Raises:
+        UsageError: If not, with the reason.
+    """
     classifier = construct(CLASSIFIERS, spec, {})
     shape = data.train.image_shape
     pad = classifier.recipe.crop_pad
@@ -95,14 +100,21 @@ def _check_classifier(spec: ComponentSpec, data: Dataset) -> None:
             f"classifier {spec.name!r}: crop_pad {pad} needs images of more than {pad} px; "
             f"they are {shape}."
         )
-    with torch.random.fork_rng(devices=[]):
-        model = classifier.build(data.train.num_classes, shape)
+    if classifier.recipe.cutout > min(shape[1:]):
+        raise UsageError(
+            f"classifier {spec.name!r}: cutout {classifier.recipe.cutout} is larger than the "
+            f"images; they are {shape}."
+        )
     try:
+        with torch.random.fork_rng(devices=[]):
+            model = classifier.build(data.train.num_classes, shape)
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
+    except UsageError as error:
+        raise type(error)(f"classifier {spec.name!r}: {error}") from None
+    except Exception as error:
         raise UsageError(
-            f"classifier {spec.name!r} cannot take images of shape {shape}: {error}"
+            f"classifier {spec.name!r} cannot take images of shape {shape}: {first_line(error)}"
         ) from error
     if tuple(logits.shape) != (1, data.train.num_classes):
         raise UsageError(

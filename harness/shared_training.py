@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ def open_folder(out: Path) -> Path:
     return out
 
 
-def same_training(path: Path, what: dict[str, Json]) -> None:
+@contextmanager
+def same_training(path: Path, what: dict[str, Json]) -> Iterator[None]:
     """Note what a folder's training is of, and refuse a folder that is of another one.
 
-    A checkpoint does not know its images: it would go on with others without a word.
+    A checkpoint does not know its images: it would go on with others without a word. A training
+    that fails before its first checkpoint leaves no note: the folder is free for a corrected one.
     """
     if path.exists():
         try:
@@ -99,6 +102,12 @@ def same_training(path: Path, what: dict[str, Json]) -> None:
                 "give another --out, or the same settings to go on."
             )
     write_text(path, json.dumps(what, indent=1, sort_keys=True) + "\n")
+    try:
+        yield
+    except BaseException:
+        if not (path.parent / CHECKPOINT).exists():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def check_workers(workers: int, device: str, address: str | None) -> None:

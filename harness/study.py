@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.core.params import (
     complete_classifier,
     complete_dataset,
 )
+from harness.core.paths import check_name
 from harness.core.protocols import ATTACKS, DEFENSES, SCENARIOS
 from harness.core.registry import Registry
 from harness.core.spec import Seeds, TrialSpec, digest
@@ -204,13 +204,8 @@ def check_study(raw: dict[str, Json], base: Path, overrides: tuple[str, ...] = (
                 f"unknown key {key!r}.{nearest(key, KEYS)} Allowed: {', '.join(KEYS)}."
             )
     name = raw.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UsageError(
-            f"name is made of letters, digits, '_', '.' and '-', and starts with none of the last "
-            f"two; got {name!r}."
-        )
     study = StudySpec(
-        name=name,
+        name=check_name(name, "name"),
         title=_text(raw.get("title", ""), "title"),
         reproduces=_source(raw.get("reproduces")),
         cost=_text(raw.get("cost", ""), "cost"),

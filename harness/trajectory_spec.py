@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness.core.params import (
     complete_dataset,
     complete_reference,
 )
+from harness.core.paths import check_name
 from harness.core.protocols import ATTACKS, GENERATORS
 from harness.core.registry import Parameter
 from harness.core.values import Json, check_value
@@ -145,12 +145,7 @@ def _read(given: Mapping[str, Json], where: str, base: Path) -> TrajectorySpec:
     for key in ("name", "generator", "dataset"):
         if not given.get(key):
             raise UsageError(f"{where} needs {key!r}: {KEYS[key]}.")
-    name = given["name"]
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UsageError(
-            f"{where}.name is made of letters, digits, '_', '.' and '-', and starts with none of "
-            f"the last two; got {name!r}."
-        )
+    name = check_name(given["name"], f"{where}.name")
     sources = [key for key in SOURCES if given.get(key) is not None]
     if len(sources) > 1:
         raise UsageError(f"{where}: give one source of poisons; got {' and '.join(sources)}.")

@@ -118,8 +118,10 @@ class Workshop:
 
     def check_trained(self, kind: str, reference: Mapping[str, Json]) -> None:
         """Check what can be checked of a training before it: its parameters and its data."""
-        construct(REGISTRIES[kind], _component(reference), {})
-        self.dataset(ComponentSpec.from_json(reference["dataset"]))
+        component = construct(REGISTRIES[kind], _component(reference), {})
+        train = self.dataset(ComponentSpec.from_json(reference["dataset"])).train
+        if kind == "generator":
+            check_generator(component, train.images)
 
     def resource(self, kind: str, reference: Mapping[str, Json]) -> Any:
         """Return a resource: the image set, the trained classifier, the generator, the defense."""
@@ -527,20 +529,34 @@ def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bo
         raise DataError(f"defense {name!r} {broken}.")
 
 
+def _cut(images: ImageSet, part: str, spec: ComponentSpec) -> ImageSet:
+    """Return the rows of a part that the subset keys of a dataset leave."""
+    count = spec.params.get(f"{part}_per_class")
+    skip = spec.params.get(f"{part}_skip_per_class", 0)
+    if count is None and not skip:
+        return images
+    try:
+        return per_class(images, count, skip)
+    except DataError as error:
+        key = f"{part}_per_class" if count is not None else f"{part}_skip_per_class"
+        raise DataError(f"dataset {spec.name!r}, {key}: {error}") from None
+
+
 def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
     data = source.load()
-    train, test = data.train, data.test
-    keys = {"train_per_class", "train_skip_per_class"}
-    if keys & spec.params.keys():
-        count, skip = (spec.params.get(key) for key in sorted(keys))
-        train = per_class(train, count, skip or 0)
-    if "test_per_class" in spec.params:
-        test = per_class(test, spec.params["test_per_class"])
+    train, test = _cut(data.train, "train", spec), _cut(data.test, "test", spec)
     empty = np.flatnonzero(np.bincount(train.labels, minlength=train.num_classes) == 0)
     if len(empty):
         names = ", ".join(data.class_names[i] for i in empty[:5])
         raise DataError(f"dataset {spec.name!r}: {len(empty)} classes have no row ({names}).")
     return Dataset(train, test, data.class_names)
+
+
+def check_generator(generator: Any, images: NDArray[np.uint8]) -> None:
+    """Check that a generator can be trained on images, as far as its kind has a check of that."""
+    check = getattr(generator, "check", None)
+    if check is not None:
+        check(images)
 
 
 def _component(reference: Mapping[str, Json]) -> ComponentSpec:

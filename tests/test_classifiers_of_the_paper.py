@@ -15,7 +15,9 @@ from harness.classifiers.densenet121 import DenseNet121
 from harness.classifiers.hlb_l import HlbL
 from harness.classifiers.hlb_m import HlbM
 from harness.classifiers.hlb_s import HlbS
+from harness.classifiers.hlb_xs import HlbXs
 from harness.classifiers.mobilenet_v2 import MobileNetV2
+from harness.classifiers.resnet9 import ResNet9
 from harness.classifiers.resnet18 import ResNet18
 from harness.classifiers.resnet18_hlb import ResNet18Hlb
 from harness.classifiers.resnet34 import ResNet34
@@ -184,10 +186,16 @@ def test_decoupled_numbers_are_those_of_summed_losses() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResNet34(width=0).build(10, (3, 32, 32)), "width must be at least 1; got 0"),
+        (lambda: ResNet34(width=0), "width must be at least 1; got 0"),
         (lambda: MobileNetV2(width=0), "width must be positive; got 0"),
-        (lambda: DenseNet121(blocks=()), r"got 32 and \(\)"),
-        (lambda: HlbS(widths=(8, 0, 8)).build(10, (3, 32, 32)), "widths must be at least 1"),
+        (lambda: DenseNet121(blocks=()), r"blocks must have at least one entry; got \(\)"),
+        (lambda: DenseNet121(blocks=(1, 0)), r"blocks must be at least 1; got \(1, 0\)"),
+        (lambda: HlbS(widths=(8, 0, 8)), r"widths must be at least 1; got \(8, 0, 8\)"),
+        (lambda: HlbM(widths=(8, 8, -1)), "widths must be at least 1"),
+        (lambda: HlbL(widths=(0, 8, 8)), "widths must be at least 1"),
+        (lambda: HlbXs(stem=0), "stem must be at least 1; got 0"),
+        (lambda: ResNet9(width=-1), "width must be at least 1; got -1"),
+        (lambda: ResNet18Hlb(width=-1), "width must be at least 1; got -1"),
         (lambda: ViT(heads=7), "heads must divide width; got 7 and 384"),
         (lambda: ViT(layers=0), "must be at least 1"),
         (lambda: ViT().build(10, (3, 30, 32)), "got 16 for 30x32"),

@@ -365,12 +365,50 @@ def test_train_generator_makes_what_a_study_can_use(cli, tmp_path) -> None:
         (("ebm", "--dataset", "shapes", "--set", "nf=x"), "generator (ebm).nf: "),
         (("ebm", "--dataset", "shapes", "--set", "name=x"), "the generator is 'ebm'"),
         (("ebm", "--dataset", "shapes", "--set", "recipe.lrr=1"), "Did you mean 'lr'?"),
+        (("ebm", "--dataset", "shapes", "--set", "nf=-8"), "nf must be at least 1; got -8"),
+        (("ebm", "--dataset", "shapes", "--set", "recipe.lr=-1"), "lr must be positive; got -1.0"),
+        (("ddpm", "--dataset", "shapes", "--set", "recipe.lr=-1"), "lr must be positive; got -1.0"),
     ],
 )
 def test_what_train_generator_refuses(cli, tmp_path, arguments, message) -> None:
     assert cli("train-generator", *arguments, "--out", "gen") == 2
     assert message in cli.err
     assert not (tmp_path / "gen").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("ebm", "train: 10", "10 images are fewer than a batch of 32"),
+        ("ddpm", "train: 10", "10 images are fewer than a batch of 64"),
+        ("ebm", "train: 100, size: 18", "sides divisible by 4"),
+    ],
+)
+def test_a_generator_is_checked_before_its_folder_is_written(
+    cli, tmp_path, kind, data, message
+) -> None:
+    given = ("--dataset", f"{{name: shapes, test: 10, {data}}}", "--out", "gen")
+    assert cli("train-generator", kind, *given) == 2
+    assert message in cli.err
+    assert list((tmp_path / "gen").iterdir()) == []
+
+
+def test_a_training_that_fails_before_a_checkpoint_leaves_its_folder_free(
+    cli, tmp_path, monkeypatch
+) -> None:
+    """Whatever stopped it, nothing is trained that another training could go on with."""
+    data = ("--dataset", "{name: shapes, train: 30, test: 6, size: 16}", "--out", "net")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("harness.generator_training.train_share", stop)
+        assert cli("train-generator", "ebm", *data, "--set", "recipe.batch_size=8") == 1
+    assert not (tmp_path / "net" / "training.json").exists()
+    small = ("widths=[4, 4, 4]", "recipe.epochs=1")
+    sets = [part for text in small for part in ("--set", text)]
+    assert cli("train-classifier", "hlb_xs", *data, *sets) == 0
 
 
 # Bad input: status 2, one message, nothing started
@@ -414,6 +452,10 @@ def attack(**parameters: object) -> dict[str, object]:
     return {"attacks": [{"name": "badnets", **parameters}]}
 
 
+def recipe(**numbers: object) -> dict[str, object]:
+    return {"classifiers": [{"name": "hlb_xs", "recipe": numbers}]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -440,6 +482,19 @@ def attack(**parameters: object) -> dict[str, object]:
         (npz("good.npz", num_classes=5), "dataset 'npz': 2 classes have no row (3, 4)"),
         (npz("good.npz", num_classes=2), "labels of"),
         (npz("good.npz", train_per_class=-1), "dataset.train_per_class must be at least 1"),
+        (
+            npz("good.npz", train_per_class=3000),
+            "'npz', train_per_class: cannot take 3000 rows",
+        ),
+        (recipe(lr=-1), "classifiers[0] (hlb_xs).recipe: lr must be positive; got -1.0"),
+        (recipe(momentum=-1), "momentum must lie in [0, 1); got -1.0"),
+        (recipe(cutout=40), "cutout 40 is larger than the images; they are (3, 32, 32)"),
+        ({"classifiers": [{"name": "hlb_xs", "widths": [-8, 1, 2]}]}, "widths must be at least 1"),
+        ({"classifiers": [{"name": "hlb_xs", "stem": -1}]}, "stem must be at least 1; got -1"),
+        ({"classifiers": [{"name": "hlb_xs", "stem": 10**15}]}, "cannot take images of shape"),
+        ({"classifiers": [{"name": "resnet9", "width": -1}]}, "width must be at least 1; got -1"),
+        ({"defenses": [{"name": "chain", "parts": []}]}, "has at least two parts; got 0"),
+        ({"name": "n" * 400}, "name takes at most 200 bytes, one for each ASCII letter; got 400"),
         (npz("good.npz", path_=1), "no parameter 'path_'. Did you mean 'path'?"),
         (ebm("absent"), "'puregen_ebm'.ebm: checkpoint"),
         (ebm("narrow"), "does not fit the network of nf=8, patch_size=1: tensor 'block1.c1.bias'"),

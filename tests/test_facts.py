@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_an_oracle_that_is_said_to_be_none_is_found_with_its_code(made: Path) ->
 def test_a_plug_in_that_is_gone_still_has_its_first_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @dataclass
     class Sieve:
         """Shakes the images."""
 

@@ -122,7 +122,7 @@ def test_a_nested_mapping_is_checked_like_a_component() -> None:
         ("attack", {"name": "badnets", "budgt": 1}, "'budgt'. Did you mean 'budget'. Allowed: adv"),
         ("defense", {"name": "jpeg", "quality": 50.5}, r"defense \(jpeg\).quality: .*got 50.5"),
         ("defense", {"name": "jpeg", "subsampling": "4:1:1"}, "'4:4:4', '4:2:2' or '4:2:0'"),
-        ("classifier", {"name": "hlb_xs", "recipe": {"epochs": 0}}, r"recipe: epochs and batch_si"),
+        ("classifier", {"name": "hlb_xs", "recipe": {"epochs": 0}}, r"recipe: epochs must be at"),
         ("classifier", {"name": "hlb_xs", "recipe": {"lrr": 1}}, "'lrr'. Did you mean 'lr'"),
         ("defense", {"name": "puregen_ebm", "ebm": {"pat": "x"}}, "mapping with a name"),
         ("defense", {"name": "puregen_ebm", "ebm": {"name": "ebm"}}, "needs a 'dataset'"),

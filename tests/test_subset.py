@@ -51,10 +51,16 @@ def test_per_class_agrees_with_counting_row_by_row(labels, count):
         seen[label] = seen.get(label, 0) + 1
         if seen[label] <= count:
             kept.append(row + 100)
-    assert per_class(image_set(labels, 4), count).ids.tolist() == kept
+    if count > max(seen.values()):
+        with pytest.raises(DataError, match=f"the largest has {max(seen.values())}"):
+            per_class(image_set(labels, 4), count)
+    else:
+        assert per_class(image_set(labels, 4), count).ids.tolist() == kept
 
 
 def test_per_class_leaves_the_first_of_each_out():
     images = image_set([2, 0, 1, 0, 2, 2, 0, 1], 3)
     np.testing.assert_array_equal(per_class(images, 1, skip=1).ids, [103, 104, 107])
     np.testing.assert_array_equal(per_class(images, None, skip=1).ids, [103, 104, 105, 106, 107])
+    with pytest.raises(DataError, match=r"cannot take 3 rows .* has 2 after the first 1"):
+        per_class(images, 3, skip=1)

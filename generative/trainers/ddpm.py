@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from generative.ddpm import DDPM
 from generative.ddpm_checkpoints import load_ddpm, save_ddpm
-from generative.ddpm_training import DDPMRecipe, Progress, train_ddpm
+from generative.ddpm_training import DDPMRecipe, Progress, check_training, train_ddpm
 from generative.unet import UNetConfig
 from harness.core.protocols import GENERATORS
 
@@ -39,6 +39,10 @@ class Ddpm:
         },
         "recipe": {"iterations": 4, "batch_size": 8},
     }
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Check the recipe and the network against the images; nothing is trained."""
+        check_training(images, self.unet, self.recipe)
 
     def train(
         self,

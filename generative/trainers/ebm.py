@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from generative.checkpoints import load_ebm, save_ebm
 from generative.ebm import EBM, EBMConfig
-from generative.ebm_training import EBMRecipe, Progress, train_ebm
+from generative.ebm_training import EBMRecipe, Progress, check_training, train_ebm
 from harness.core.protocols import GENERATORS
 
 
@@ -37,6 +37,16 @@ class Ebm:
         "recipe": {"iterations": 4, "batch_size": 8, "bank_size": 16, "chain_steps": 2},
     }
 
+    def __post_init__(self) -> None:
+        self._config()
+
+    def _config(self) -> EBMConfig:
+        return EBMConfig(nf=self.nf, patch_size=self.patch_size)
+
+    def check(self, images: NDArray[np.uint8]) -> None:
+        """Check the recipe and the network against the images; nothing is trained."""
+        check_training(images, self._config(), self.recipe)
+
     def train(
         self,
         images: NDArray[np.uint8],
@@ -47,9 +57,8 @@ class Ebm:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> EBM:
         """Train on uint8 (N, 3, H, W); goes on from ``checkpoint`` where that exists."""
-        config = EBMConfig(nf=self.nf, patch_size=self.patch_size)
         return train_ebm(
-            images, config, self.recipe, seed,
+            images, self._config(), self.recipe, seed,
             device=device, checkpoint=checkpoint, on_progress=on_progress,
         )  # fmt: skip
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMaxPool, ImageClassifier
-from harness.core.errors import DataError
 from harness.core.recipe import Recipe
 
 STEM_WIDTH = 24
@@ -84,12 +83,7 @@ def hlb_net(
             group, and in the later ones.
         depth: Convolutions per group: 2, or 3 of which two are a residual branch.
         stem_norm: Normalise after the stem, instead of a bias in it.
-
-    Raises:
-        DataError: If a width is below 1.
     """
-    if min(widths) < 1:
-        raise DataError(f"widths must be at least 1; got {widths}.")
     layers: list[nn.Module] = [_conv(channels, STEM_WIDTH, 2, bias=not stem_norm)]
     layers += [FixedScaleNorm(STEM_WIDTH, momentums[0])] if stem_norm else []
     layers.append(nn.GELU())

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMeanPool, ImageClassifier
-from harness.core.errors import DataError
 
 
 def _conv_norm(inputs: int, width: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -41,12 +40,7 @@ def basic_resnet(
         width: Channels of the stem; 64 in the published nets.
         num_classes: Logits.
         channels: Of the images.
-
-    Raises:
-        DataError: If ``width`` is below 1.
     """
-    if width < 1:
-        raise DataError(f"width must be at least 1; got {width}.")
     layers = [*_conv_norm(channels, width, 3), nn.ReLU(inplace=True)]
     inputs = width
     for stage, count in enumerate(blocks):

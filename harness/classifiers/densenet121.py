@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.classifiers._base import GlobalMeanPool, ImageClassifier
 from harness.core.errors import DataError
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -55,11 +56,9 @@ class DenseNet121:
     example: ClassVar[Mapping[str, Any]] = {"growth": 4, "blocks": [1, 2, 2]}
 
     def __post_init__(self) -> None:
-        if self.growth < 1 or not self.blocks or min(self.blocks) < 1:
-            raise DataError(
-                "growth and every entry of blocks must be at least 1; "
-                f"got {self.growth} and {self.blocks}."
-            )
+        at_least(1, growth=self.growth, blocks=self.blocks)
+        if not self.blocks:
+            raise DataError("blocks must have at least one entry; got ().")
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

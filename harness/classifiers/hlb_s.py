@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.classifiers._hlb import decoupled_recipe, hlb_net
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -34,6 +35,9 @@ class HlbS:
     )  # fmt: skip
 
     example: ClassVar[Mapping[str, Any]] = {"widths": [8, 8, 8]}
+
+    def __post_init__(self) -> None:
+        at_least(1, widths=self.widths)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.classifiers._base import GlobalMaxPool, ImageClassifier
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -45,6 +46,9 @@ class HlbXs:
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=12, lr=0.3, batch_size=64))
 
     example: ClassVar[Mapping[str, Any]] = {"widths": [8, 8, 8]}
+
+    def __post_init__(self) -> None:
+        at_least(1, widths=self.widths, stem=self.stem)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMeanPool, ImageClassifier
-from harness.core.errors import DataError
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import positive
 from harness.core.recipe import Recipe
 
 # Expansion, channels, blocks, stride of the first block: table 2 of the paper, whose second stage
@@ -72,8 +72,7 @@ class MobileNetV2:
     example: ClassVar[Mapping[str, Any]] = {"width": 0.125}
 
     def __post_init__(self) -> None:
-        if self.width <= 0:
-            raise DataError(f"width must be positive; got {self.width}.")
+        positive(width=self.width)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.classifiers._resnet import basic_resnet
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -30,6 +31,9 @@ class ResNet34:
     recipe: Recipe = Recipe.presets["scratch_200"]
 
     example: ClassVar[Mapping[str, Any]] = {"width": 4}
+
+    def __post_init__(self) -> None:
+        at_least(1, width=self.width)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

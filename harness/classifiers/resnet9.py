@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.classifiers._base import GlobalMaxPool, ImageClassifier
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -46,6 +47,9 @@ class ResNet9:
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=10, lr=0.3, batch_size=128))
 
     example: ClassVar[Mapping[str, Any]] = {"width": 4}
+
+    def __post_init__(self) -> None:
+        at_least(1, width=self.width)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.classifiers._base import ImageClassifier
 from harness.core.errors import DataError
 from harness.core.protocols import CLASSIFIERS
+from harness.core.ranges import at_least
 from harness.core.recipe import Recipe
 
 
@@ -106,8 +107,8 @@ class ViT:
     }
 
     def __post_init__(self) -> None:
-        if min(self.width, self.mlp_width, self.layers, self.heads, self.grid) < 1:
-            raise DataError("width, mlp_width, layers, heads and grid must be at least 1.")
+        at_least(1, width=self.width, mlp_width=self.mlp_width, layers=self.layers)
+        at_least(1, heads=self.heads, grid=self.grid)
         if self.width % self.heads:
             raise DataError(f"heads must divide width; got {self.heads} and {self.width}.")
 

@@ -25,6 +25,16 @@ class NoEffect(UsageError):
     """A stage that must change something changed nothing; doing nothing is an error."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its text.
+
+    >>> first_line(RuntimeError("no memory\\nsee the log"))
+    'RuntimeError: no memory'
+    """
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest allowed name, or ``""``.
 

@@ -27,6 +27,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ from harness.core.protocols import (
     Generator,
     Scenario,
 )
-from harness.core.registry import Entry, Parameter, Registry
+from harness.core.registry import Entry, Parameter, Registry, undeclared
 from harness.core.values import Json, check_value, is_optional, plain, reject_unknown, typed
 
 ResourceKind = Literal["dataset", "classifier", "generator", "defense"]
@@ -102,13 +103,14 @@ def is_many(annotation: Any) -> bool:
 
 
 def check_offers(kind: str, entry: Entry[Any]) -> None:
-    """Raise for a component that lacks something of its kind's contract.
+    """Raise for a component that lacks something of its kind's contract, or whose fields are wrong.
 
     Raises:
-        UsageError: Names what it lacks, and the protocol that says what it is.
+        UsageError: Names what it lacks, and the protocol that says what it is; or the parameter
+            that is wrong, see :func:`check_defaults`.
     """
     contract = _CONTRACTS[kind]
-    wanted = {*vars(contract), *contract.__annotations__}
+    wanted = _promised(kind)
     lacking = [
         name
         for name in sorted(wanted)
@@ -121,6 +123,33 @@ def check_offers(kind: str, entry: Entry[Any]) -> None:
             f"{kind} {entry.name!r} ({entry.origin}) lacks {', '.join(lacking)}; "
             f"{contract.__module__}.{contract.__name__} says what each is."
         )
+    check_defaults(kind, entry)
+
+
+def _promised(kind: str) -> set[str]:
+    """Return the names in the contract of a kind."""
+    contract = _CONTRACTS[kind]
+    return {*vars(contract), *contract.__annotations__}
+
+
+@cache
+def check_defaults(kind: str, entry: Entry[Any]) -> None:
+    """Raise for a component with defaults that no study could give, or a field without a type.
+
+    Raises:
+        UsageError: Names the component and the parameter.
+    """
+    label = f"{kind} {entry.name!r} ({entry.origin})"
+    hidden = [name for name in undeclared(entry.factory) if name not in _promised(kind)]
+    if hidden:
+        raise UsageError(
+            f"{label} documents {hidden[0]!r} under 'Attributes:', which is no parameter: annotate "
+            f"it, {hidden[0]}: int = 2, or as a ClassVar where no study gives it."
+        )
+    for name, parameter in entry.parameters.items():
+        where = f"{label}: the default of {name!r}"
+        if not parameter.required:
+            _check(parameter, plain(parameter.default), where, None)
 
 
 def complete(
@@ -324,15 +353,26 @@ def is_trained(reference: Mapping[str, Json]) -> bool:
 
 def _producer(wanted: type) -> str:
     """Return the name of the generator whose training gives such a model."""
-    for entry in GENERATORS:
-        if entry.factory.produces is wanted:
-            return entry.name
+    for name in GENERATORS.names():
+        try:
+            factory = GENERATORS.get(name).factory
+        except UsageError:  # one broken file does not hide the others
+            continue
+        if getattr(factory, "produces", None) is wanted:
+            return name
     raise UsageError(f"no generator makes a {wanted.__name__}.")
 
 
 def absent(entry: Entry[Any], spec: ComponentSpec) -> list[str]:
     """Return the names of required parameters that the spec lacks."""
     return [n for n, p in entry.parameters.items() if p.required and n not in spec.params]
+
+
+def _typed(parameter: Parameter, value: Json) -> Any:
+    """Return a checked value as its Python type; a list of no resources has none to be loaded."""
+    if value == [] and resource_of(parameter.type) is not None:
+        return ()
+    return typed(parameter.type, value)
 
 
 def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[str, Any]) -> Any:
@@ -347,7 +387,7 @@ def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[s
     if lacking:
         raise UsageError(f"{label} needs {' and '.join(map(repr, lacking))}.")
     values = {
-        name: resources[name] if name in resources else typed(entry.parameters[name].type, value)
+        name: resources[name] if name in resources else _typed(entry.parameters[name], value)
         for name, value in spec.params.items()
         if name in entry.parameters
     }

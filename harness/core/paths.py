@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.core.errors import UsageError
 
 HOME_VARIABLE = "PUREGEN_BENCH_HOME"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and some are added for files beside it
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -49,6 +50,30 @@ def check_writable(folder: Path, called: str = "") -> None:
         reason = "may not be written" if is_folder else "is no folder"
         what = f"{called} {str(folder)!r}".strip()
         raise UsageError(f"{what} cannot be written: {str(there)!r} {reason}.")
+
+
+def check_name(given: object, where: str) -> str:
+    """Return a name that a folder is called after.
+
+    Args:
+        given: What stands in the study.
+        where: What to call it in messages.
+
+    Raises:
+        UsageError: If no folder can be called so.
+    """
+    if not isinstance(given, str) or not re.fullmatch(r"\w[\w.-]*", given):
+        raise UsageError(
+            f"{where} is made of letters, digits, '_', '.' and '-', and starts with none of the "
+            f"last two; got {given!r}."
+        )
+    length = len(given.encode())
+    if length > _LONGEST_NAME:
+        raise UsageError(
+            f"{where} takes at most {_LONGEST_NAME} bytes, one for each ASCII letter; "
+            f"got {length}, {given[:20]!r}…"
+        )
+    return given
 
 
 def is_uri(given: str) -> bool:

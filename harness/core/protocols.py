@@ -180,6 +180,9 @@ class Generator(Protocol):
     Class attributes:
         produces: Type of the trained model; it has ``resource_kind = "generator"``.
         example: Small parameters with which the conformance kit runs it.
+
+    A class may have ``check(images)`` too, which raises a UsageError where it cannot be trained on
+    these images; it is called before anything is started or written.
     """
 
     produces: ClassVar[type]

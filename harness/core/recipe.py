@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from harness.core.device import Precision
 from harness.core.errors import DataError
+from harness.core.ranges import at_least, below_one, positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,17 +22,17 @@ class Recipe:
         epochs: Passes over the training rows.
         batch_size: Rows per update; the last, smaller batch of an epoch is trained on too.
         optimizer: ``sgd`` or ``adam``.
-        lr: Peak learning rate.
-        momentum: Of SGD; the first beta of Adam.
+        lr: Peak learning rate, above 0.
+        momentum: Of SGD; the first beta of Adam; in [0, 1).
         nesterov: Whether SGD's momentum is Nesterov's.
-        weight_decay: L2 penalty.
+        weight_decay: L2 penalty; 0 is none.
         decayed: What it is on: ``all`` parameters, or ``weights`` without biases and the shifts and
             scales of normalisation.
         label_smoothing: Share of the label spread over all classes, in [0, 1).
         schedule: ``one_cycle`` (linear up over ``warmup``, linear down to 0) or ``multistep``
             (times 0.1 at each of ``milestones``).
         warmup: Share of all updates in which the rate rises; one_cycle only.
-        milestones: Epochs; multistep only.
+        milestones: Epochs from 1, ascending; multistep only. One after the last has no effect.
         flip: Mirror each image with probability 1/2.
         crop_pad: Pixels of border from which a random crop is taken; 0 is no crop.
         border: What the border shows: the image reflected, or ``black``.
@@ -60,17 +62,12 @@ class Recipe:
     presets: ClassVar[dict[str, Recipe]] = {}  # below, by name
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise DataError(
-                "epochs and batch_size must be at least 1; "
-                f"got {self.epochs} and {self.batch_size}."
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise DataError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing}.")
-        if not 0 <= self.warmup < 1 or min(self.crop_pad, self.cutout) < 0:
-            raise DataError(
-                "warmup must lie in [0, 1), and crop_pad and cutout must not be negative."
-            )
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size, milestones=self.milestones)
+        positive(lr=self.lr)
+        below_one(momentum=self.momentum, label_smoothing=self.label_smoothing, warmup=self.warmup)
+        at_least(0, weight_decay=self.weight_decay, crop_pad=self.crop_pad, cutout=self.cutout)
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise DataError(f"milestones must ascend; got {self.milestones}.")
 
     def rate(self, progress: float, epoch: int) -> float:
         """Return the learning rate after the share ``progress`` of all updates.

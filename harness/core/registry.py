@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.core.code import code_digest
-from harness.core.errors import UnknownComponent, UsageError, nearest
+from harness.core.errors import UnknownComponent, UsageError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -73,17 +73,53 @@ class Entry(Generic[T]):
 
 
 def parameters_of(cls: type) -> dict[str, Parameter]:
-    """Return the fields of a dataclass with their types, defaults and docstring entries."""
-    hints = typing.get_type_hints(cls)
+    """Return the fields of a dataclass with their types, defaults and docstring entries.
+
+    Raises:
+        UsageError: If a type or a default cannot be had; names the parameter.
+    """
+    hints = _hints(cls)
     docs = _attribute_docs(inspect.getdoc(cls) or "")
     found = {}
     for field in dataclasses.fields(cls):
         default = field.default
         if default is MISSING and field.default_factory is not MISSING:
-            default = field.default_factory()
+            try:
+                default = field.default_factory()
+            except Exception as error:
+                raise UsageError(
+                    f"the default of parameter {field.name!r} cannot be made: {first_line(error)}"
+                ) from error
         doc = docs.get(field.name, "")
         found[field.name] = Parameter(field.name, hints[field.name], default, doc)
     return found
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, whose annotations may be text."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception as error:
+        unknown = getattr(error, "name", None) or ""  # of a NameError
+        texts = {f.name: f.type for f in dataclasses.fields(cls) if isinstance(f.type, str)}
+        named = [name for name, text in texts.items() if unknown and unknown in text]
+        which = f"parameter {named[0]!r}" if named else "a field"
+        raise UsageError(
+            f"the annotation of {which} is no type that can be found: {first_line(error)}"
+        ) from error
+
+
+def undeclared(cls: type) -> list[str]:
+    """Return names under ``Attributes:`` that are given a value without a type, so no fields.
+
+    A ``ClassVar`` and a property are documented there on purpose.
+    """
+    known: set[str] = set()
+    for base in cls.__mro__:
+        known |= inspect.get_annotations(base).keys()
+        known |= {name for name, value in vars(base).items() if isinstance(value, property)}
+    documented = _attribute_docs(inspect.getdoc(cls) or "")
+    return [name for name in documented if hasattr(cls, name) and name not in known]
 
 
 def _attribute_docs(doc: str) -> dict[str, str]:
@@ -117,14 +153,24 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._papers: dict[type[T], str] = {}
 
-    def register(self, *, paper: str = "") -> Callable[[type[T]], type[T]]:
+    def register(self, *given: type[T], paper: str = "") -> Callable[[type[T]], type[T]]:
         """Return a decorator that registers a dataclass under the name of its file.
 
         A class from outside has the name of its entry point instead; the decorator notes its paper.
 
         Args:
+            given: Nothing; a class where the parentheses were forgotten.
             paper: Where the method was published, ``"arXiv:…"`` or a citation; "" for none.
+
+        Raises:
+            UsageError: If it is given a class.
         """
+        if given:
+            decorator = f"@{self.kind.upper()}S.register"
+            raise UsageError(
+                f"{given[0].__module__} has {decorator} without parentheses; "
+                f"write {decorator}() or {decorator}(paper=...)."
+            )
 
         def decorate(factory: type[T]) -> type[T]:
             self._papers[factory] = paper
@@ -134,7 +180,7 @@ class Registry(Generic[T]):
                 if earlier and earlier.factory.__qualname__ != factory.__qualname__:
                     del self._entries[name]
                     raise UsageError(
-                        f"the file of {self.kind} {name!r} registers "
+                        f"{factory.__module__} registers "
                         f"{earlier.factory.__qualname__} and {factory.__qualname__}; "
                         "one file is one component."
                     )
@@ -161,8 +207,8 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownComponent: If there is none of that name; names the nearest one.
-            UsageError: If two claim the name, its file cannot be imported, or it registers nothing
-                under that name.
+            UsageError: If two claim the name, its file cannot be imported, it registers nothing
+                under that name, or what it registers has no parameters that can be read.
         """
         if name not in self._entries:
             here = name in set(self._on_disk())
@@ -177,6 +223,7 @@ class Registry(Generic[T]):
                 claims = [f"{self.package}.{name}"] * here + [point.value for point in outside]
                 raise UsageError(f"{self.kind} {name!r} is claimed by {' and '.join(claims)}.")
             self._import(name, outside)
+        self._check(self._entries[name])
         return self._entries[name]
 
     def _import(self, name: str, outside: list[EntryPoint]) -> None:
@@ -187,20 +234,31 @@ class Registry(Generic[T]):
                 self._entries[name] = Entry(name, factory, paper, factory.__module__)
             else:
                 importlib.import_module(f"{self.package}.{name}")
-        except (ImportError, AttributeError, SyntaxError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a file's own code raises anything, SystemExit too
+            self._entries.pop(name, None)  # it may have been registered before it failed
+            if isinstance(error, UsageError):
+                raise type(error)(f"{self.kind} {name!r}: {error}") from error
             raise UsageError(
-                f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
+                f"{self.kind} {name!r} cannot be imported: {first_line(error)}"
             ) from error
         if name not in self._entries:
             raise UsageError(
                 f"the file of {self.kind} {name!r} registers no component of that name: decorate "
                 f"its class with @{self.kind.upper()}S.register(...)."
             )
-        if not dataclasses.is_dataclass(self._entries[name].factory):
-            del self._entries[name]
+
+    def _check(self, entry: Entry[T]) -> None:
+        """Raise unless an entry is a dataclass whose parameters can be read."""
+        if not isinstance(entry.factory, type) or not dataclasses.is_dataclass(entry.factory):
             raise UsageError(
-                f"{self.kind} {name!r} must be a dataclass: its fields are its parameters."
+                f"{self.kind} {entry.name!r} must be a dataclass: its fields are its parameters."
             )
+        try:
+            _ = entry.parameters
+        except UsageError as error:
+            raise UsageError(f"{self.kind} {entry.name!r}: {error}") from error
 
     def __iter__(self) -> Iterator[Entry[T]]:
         for name in self.names():

@@ -24,11 +24,18 @@ def per_class(images: ImageSet, count: int | None, skip: int = 0) -> ImageSet:
     A class with fewer rows keeps those it has; None takes all.
 
     Raises:
-        DataError: If ``count`` is below 1, or a class has no row.
+        DataError: If ``count`` is below 1 or above the rows of every class, or a class has no row.
     """
-    count = len(images) if count is None else count
-    _check_count(count)
     rows = np.bincount(images.labels, minlength=images.num_classes)
+    most = max(0, int(rows.max(initial=0)) - skip)
+    if count is not None:
+        _check_count(count)
+        if count > most:
+            after = f" after the first {skip}" if skip else ""
+            raise DataError(
+                f"cannot take {count} rows of each class: the largest has {most}{after}."
+            )
+    count = len(images) if count is None else count
     if np.any(rows == 0):
         empty = ", ".join(str(label) for label in np.flatnonzero(rows == 0))
         raise DataError(f"cannot take {count} rows of each class: class {empty} has no row.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.registry import Parameter, parameters_of
@@ -78,6 +78,11 @@ def check_value(parameter: Parameter, value: Json, where: str, base: Path | None
         raise UsageError(f"{where}: {_explain(error, value)}") from None
     except (TypeError, ValueError):
         raise UsageError(f"{where}: {value!r} is no plain value.") from None
+    except PydanticUserError:  # the author's mistake, not the study's
+        raise UsageError(
+            f"{where} is of type {parameter.type!r}, which no study can give; plain types, "
+            "dataclasses and resources can be given."
+        ) from None
     return json.loads(adapter.dump_json(checked))
 
 

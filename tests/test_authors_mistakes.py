@@ -1,0 +1,121 @@
+"""What the author of a component gets wrong is one message that names component and parameter."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import attacks
+from harness.core.errors import UsageError
+from harness.core.protocols import ATTACKS
+from tests.test_plugins import GUIDE, first_code_block
+from tests.tiny import CommandLine, write_study
+
+GOOD = first_code_block(GUIDE)
+FIELD = "    poisons: int = 100\n"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> CommandLine:
+    monkeypatch.setenv("PUREGEN_BENCH_HOME", str(tmp_path / "home"))
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch, request) -> str:
+    """A file in the tree with the guide's attack and a mistake; each has a name of its own."""
+    assert FIELD in GOOD
+    folder: Path = tmp_path / "attacks"
+    folder.mkdir()
+    name = "broken_" + re.sub(r"\W", "_", request.node.callspec.id)[:40]
+    (folder / f"{name}.py").write_text(request.param(GOOD))
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(folder)])
+    return name
+
+
+def field(line: str):
+    """Return a change that adds a documented field."""
+    name = re.match(r"\w+", line)[0]
+
+    def change(code: str) -> str:
+        documented = code.replace(
+            "    Attributes:\n", f"    Attributes:\n        {name}: Cells.\n", 1
+        )
+        return documented.replace(FIELD, f"{FIELD}    {line}\n", 1)
+
+    return change
+
+
+AT_IMPORT = {
+    "mutable": (field("cells: list = [1, 2]"), "mutable default .* for field cells"),
+    "by_zero": (lambda code: f"{code}\n1 / 0\n", "cannot be imported: ZeroDivisionError: division"),
+    "exits": (lambda code: f"{code}\nraise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
+    "bare": (
+        lambda code: re.sub(r"@ATTACKS.register\(.*\)", "@ATTACKS.register", code),
+        r"has @ATTACKS.register without parentheses; write @ATTACKS.register\(\)",
+    ),
+    "unknown": (field("cells: Foo = 2"), "the annotation of parameter 'cells' .* 'Foo' is not def"),
+    "factory": (
+        lambda code: field("cells: int = field(default_factory=lambda: 1 // 0)")(code).replace(
+            "import dataclass\n", "import dataclass, field\n"
+        ),
+        "the default of parameter 'cells' cannot be made: ZeroDivisionError",
+    ),
+}
+OF_FIELDS = {
+    "complex": (field("cells: complex = 1j"), "the default of 'cells'.* is no plain value"),
+    "frozenset": (
+        field("cells: frozenset = frozenset({1})"), "the default of 'cells'.* is no plain value",
+    ),
+    "float": (field("cells: int = 16.5"), "the default of 'cells'.* valid integer.*got 16.5"),
+    "dict": (field("cells: dict = 2"), "the default of 'cells'.* should be an object; got 2"),
+    "nan": (field("cells: float = float('nan')"), "the default of 'cells'.* finite number"),
+    "strange": (field("cells: np.random.Generator = 3"), "the default of 'cells'.* no study can"),
+    "untyped": (field("cell_px = 2"), "documents 'cell_px' under 'Attributes:', which is no param"),
+}  # fmt: skip
+
+
+def cases(which):
+    return pytest.mark.parametrize(
+        ("broken", "message"), which.values(), ids=which.keys(), indirect=["broken"]
+    )
+
+
+@cases({**AT_IMPORT, **OF_FIELDS})
+def test_it_is_one_message(cli, tmp_path, broken, message) -> None:
+    study = write_study(tmp_path, attacks=[broken])
+    for command in (
+        ("describe", "attack", broken), ("check-plugin", "attack", broken), ("validate", study),
+    ):  # fmt: skip
+        assert cli(*command) == 2
+        assert re.fullmatch(rf"error: .*{broken}.*{message}.*\n", cli.err), cli.err
+
+
+@cases(AT_IMPORT)
+def test_it_does_not_hide_the_others(cli, broken, message) -> None:
+    for _ in range(2):  # nor does what was registered before it failed stay
+        assert cli("ls", "attacks") == 0
+        assert re.search(r"^badnets +Stamps", cli.out, re.MULTILINE)
+        with pytest.raises(UsageError, match=message):
+            ATTACKS.get(broken)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [(lambda code: f"{code}\nraise KeyboardInterrupt\n", "")],
+    ids=["interrupt"],
+    indirect=["broken"],
+)
+def test_an_interruption_is_no_mistake(broken, message) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ATTACKS.get(broken)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [(field("cells: ClassVar[int] = 2"), "")],
+    ids=["constant"],
+    indirect=["broken"],
+)
+def test_a_constant_may_be_documented(cli, broken, message) -> None:
+    assert cli("describe", "attack", broken) == 0, cli.err
