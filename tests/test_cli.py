@@ -404,7 +404,7 @@ def test_a_training_that_fails_before_a_checkpoint_leaves_its_folder_free(
 
     with monkeypatch.context() as stopped:
         stopped.setattr("harness.generator_training.train_share", stop)
-        assert cli("train-generator", "ebm", *data, "--set", "recipe.batch_size=8") == 1
+        assert cli("train-generator", "ebm", *data, "--set", "recipe.batch_size=8") == 130
     assert not (tmp_path / "net" / "training.json").exists()
     small = ("widths=[4, 4, 4]", "recipe.epochs=1")
     sets = [part for text in small for part in ("--set", text)]
