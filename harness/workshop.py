@@ -20,7 +20,7 @@ from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import channels_last, pick_device, pick_dtype, use_device
-from harness.core.errors import DataError, NoEffect, UsageError
+from harness.core.errors import DataError, NoEffect, UsageError, no_exit
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import (
@@ -207,7 +207,8 @@ class Workshop:
                 loaded[reference.parameter] = (*loaded.get(reference.parameter, ()), value)
             else:
                 loaded[reference.parameter] = value
-        return construct(registry, spec, loaded)
+        with no_exit(f"{registry.kind} {spec.name!r}"):
+            return construct(registry, spec, loaded)
 
     def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
         if kind == "defense":
@@ -528,7 +529,8 @@ def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bo
 
 
 def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
-    data = source.load()
+    with no_exit(f"dataset {spec.name!r}"):
+        data = source.load()
     train, test = data.train, data.test
     keys = {"train_per_class", "train_skip_per_class"}
     if keys & spec.params.keys():
