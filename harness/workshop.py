@@ -514,18 +514,24 @@ def _blocks(train: ImageSet) -> Iterator[ImageSet]:
 
 
 def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bool) -> None:
-    """Raise unless a defense changed pixels or left rows out, and nothing else."""
-    broken = ""
-    if rowwise and not np.array_equal(before.ids, after.ids):
-        broken = "is row-wise, and did not keep the rows and their order"
-    elif not np.isin(after.ids, before.ids).all():
-        broken = "made up rows"
-    elif not np.array_equal(before.labels[before.positions(after.ids)], after.labels):
-        broken = "changed labels"
-    elif before.image_shape != after.image_shape or before.num_classes != after.num_classes:
-        broken = "changed the images' shape or the number of classes"
+    broken = purified_wrong(before, after, rowwise=rowwise)
     if broken:
         raise DataError(f"defense {name!r} {broken}.")
+
+
+def purified_wrong(before: ImageSet, after: ImageSet, *, rowwise: bool) -> str:
+    """Return what a defense did beside changing pixels and leaving rows out, or ""."""
+    if not len(after):
+        return "left no row"
+    if rowwise and not np.array_equal(before.ids, after.ids):
+        return "is row-wise, and did not keep the rows and their order"
+    if not np.isin(after.ids, before.ids).all():
+        return "made up rows"
+    if not np.array_equal(before.labels[before.positions(after.ids)], after.labels):
+        return "changed labels"
+    if before.image_shape != after.image_shape or before.num_classes != after.num_classes:
+        return "changed the images' shape or the number of classes"
+    return ""
 
 
 def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
