@@ -7,6 +7,7 @@ embedded dataset ``shapes``. They are the same for what comes with the project a
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from harness.conformance_outcomes import (
     told_example,
     train_generator,
     victim,
+    victims_logits,
 )
 from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
@@ -112,7 +114,7 @@ def _documented(entry: Entry[Any]) -> Iterator[str]:
 def _not_annotated(entry: Entry[Any]) -> list[str]:
     """Return documented attributes of a class that are no parameters, for want of a type."""
     classes = entry.factory.__mro__
-    annotated = {name for c in classes for name in vars(c).get("__annotations__", {})}
+    annotated = {name for c in classes for name in inspect.get_annotations(c)}
     return [
         name
         for name in dict.fromkeys(name for c in classes for name in vars(c))
@@ -208,7 +210,7 @@ def _defense(
     spec, data = example_spec(registry, entry), example_data(workshop)
     defense, train = build_example(registry, entry, workshop), data.train
     if isinstance(defense, Oracle):
-        defense = told_example(defense, train)
+        defense = told_example(entry, defense, train)
         yield "it is an oracle, and told of the poisoned rows"
     call(entry, defense.check, train)
 
@@ -290,11 +292,15 @@ def _classifier(
             "features are what the head reads",
         )
         yield require(not torch.equal(logits[0], logits[1]), "different images, different logits")
-    learned = copy.deepcopy(model)
-    loss = torch.nn.functional.cross_entropy(learned.train()(x), torch.tensor([0, 1]))
-    gradients = torch.autograd.grad(loss, list(learned.parameters()), allow_unused=True)
+    gradients = call(entry, partial(_gradients, model, x), what="training its network")
     yield require(all(g is not None for g in gradients), "every parameter gets a gradient")
     yield from elsewhere(of_weights(first_weights(entry, classifier)))
+
+
+def _gradients(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    learned = copy.deepcopy(model).train()
+    loss = torch.nn.functional.cross_entropy(learned(x), torch.tensor([0, 1]))
+    return torch.autograd.grad(loss, list(learned.parameters()), allow_unused=True)
 
 
 def _dataset(
@@ -344,8 +350,8 @@ def _scenario(
     trained = [
         _untouched(entry, data, partial(victim, entry, scenario, workshop)) for _ in range(2)
     ]
-    logits = [p.logits(data.test.images) for p in trained]
-    yield require(np.array_equal(*logits), "the same seed, the same victim")
+    logits = [victims_logits(entry, p, workshop) for p in trained]
+    yield require(np.array_equal(logits[0], logits[1]), "the same seed, the same victim")
     yield from elsewhere(of_array(logits[0]))
     yield require(logits[0].shape == (len(data.test), 10), "it predicts the classes of the data")
     if start is not None:

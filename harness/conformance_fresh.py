@@ -83,8 +83,8 @@ def fresh_interpreter(components: Sequence[tuple[str, str]]) -> Iterator[Fresh]:
         )
         with (Path(folder) / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=stderr,
-                env=environment,
+                [sys.executable, "-c", code], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=stderr, env=environment,
             )  # fmt: skip
         try:
             yield Fresh(process, Path(folder))

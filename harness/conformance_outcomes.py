@@ -45,9 +45,11 @@ def build_example(registry: Registry[Any], entry: Entry[Any], workshop: Workshop
     return call(entry, partial(workshop.component, registry, spec), what="its construction")
 
 
-def told_example(defense: Any, train: ImageSet) -> Any:
+def told_example(entry: Entry[Any], defense: Any, train: ImageSet) -> Any:
     """Return a defense, an oracle told of some rows."""
-    return defense.told(train.ids[::10]) if isinstance(defense, Oracle) else defense
+    if not isinstance(defense, Oracle):
+        return defense
+    return call(entry, defense.told, train.ids[::10])
 
 
 def outcome(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> str:
@@ -64,7 +66,7 @@ def _attack(entry: Entry[Any], attack: Any, workshop: Workshop) -> str:
 
 def _defense(entry: Entry[Any], defense: Any, workshop: Workshop) -> str:
     train = example_data(workshop).train
-    told, rng = told_example(defense, train), stream(0, "defense")
+    told, rng = told_example(entry, defense, train), stream(0, "defense")
     purified = call(entry, told.purify, train, rng, returns=ImageSet)
     return of_defense(purified, hooks_outcome(entry, told, purified))
 
@@ -97,7 +99,7 @@ def train_generator(entry: Entry[Any], generator: Any, workshop: Workshop) -> nn
 
 
 def _scenario(entry: Entry[Any], scenario: Any, workshop: Workshop) -> str:
-    return of_array(victim(entry, scenario, workshop).logits(example_data(workshop).test.images))
+    return of_array(victims_logits(entry, victim(entry, scenario, workshop), workshop))
 
 
 def victim(entry: Entry[Any], scenario: Any, workshop: Workshop) -> Any:
@@ -105,6 +107,15 @@ def victim(entry: Entry[Any], scenario: Any, workshop: Workshop) -> Any:
     classifier = workshop.component(CLASSIFIERS, complete(CLASSIFIERS, VICTIM, "example"))
     train, rng = example_data(workshop).train, stream(0, "train")
     return call(entry, scenario.train, classifier, start_of(scenario, workshop), train, rng)
+
+
+def victims_logits(entry: Entry[Any], trained: Any, workshop: Workshop) -> NDArray[np.float32]:
+    """Return what a victim says of the test images."""
+    images = example_data(workshop).test.images
+    logits: NDArray[np.float32] = call(
+        entry, lambda: trained.logits(images), returns=np.ndarray, what="the victim's logits"
+    )
+    return logits
 
 
 def start_of(scenario: Any, workshop: Workshop) -> Any:
