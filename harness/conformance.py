@@ -7,13 +7,13 @@ embedded dataset ``shapes``. They are the same for what comes with the project a
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
+import inspect
+import re
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,29 +21,36 @@ from torch import nn
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
+from harness.conformance_calls import Violation, call, registered, require
+from harness.conformance_fresh import Fresh, fresh_interpreter
+from harness.conformance_hooks import hooks_of, hooks_outcome
+from harness.conformance_outcomes import (
+    build_example,
+    example_data,
+    example_spec,
+    first_weights,
+    of_array,
+    of_dataset,
+    of_defense,
+    of_poisons,
+    of_weights,
+    start_of,
+    told_example,
+    train_generator,
+    victim,
+    victims_logits,
+)
 from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
-from harness.core.errors import UsageError
-from harness.core.params import ComponentSpec, check_offers, complete
-from harness.core.protocols import CLASSIFIERS, DATASETS, Oracle
+from harness.core.params import ComponentSpec, check_offers
+from harness.core.protocols import Bounds, Oracle
 from harness.core.registry import Entry, Registry
 from harness.core.seeds import stream
 from harness.poisons import changed_rows
 from harness.snapshots import snapshot_parameter
-from harness.workshop import Workshop
+from harness.workshop import Workshop, purified_wrong
 
-T = TypeVar("T")
-DATA: dict[str, Any] = {"name": "shapes", "train": 300, "test": 100}
-
-
-class Violation(UsageError):
-    """A component breaks a rule."""
-
-
-def _require(holds: bool, rule: str) -> str:
-    if not holds:
-        raise Violation(f"violated: {rule}.")
-    return rule
+Elsewhere = Callable[[str], Iterator[str]]  # from what was made here to the rules kept elsewhere
 
 
 def check_component(kind: str, name: str) -> Iterator[str]:
@@ -53,18 +60,26 @@ def check_component(kind: str, name: str) -> Iterator[str]:
         Violation: At the first rule that it breaks.
         UsageError: If there is no such component, or it lacks a part of its kind's contract.
     """
-    entry = registry_of(kind).get(name)
-    check_offers(registry_of(kind).kind, entry)
+    registry = registry_of(kind)
+    entry = registered(registry, name)
+    check_offers(registry.kind, entry)
     try:
         yield from _documented(entry)
-        yield loads_alone(entry.origin)
-        yield from check_behaviour(kind, name)
+        with fresh_interpreter([(registry.kind, name)]) as fresh:
+            yield from check_behaviour(kind, name, fresh)
+            yield fresh.loads_alone()
     except Violation as violation:
-        raise Violation(f"{registry_of(kind).kind} {name!r} {violation}") from None
+        raise Violation(f"{registry.kind} {name!r} {violation}") from violation
 
 
-def check_behaviour(kind: str, name: str) -> Iterator[str]:
-    """Yield each rule on what the component does (see :func:`check_component`)."""
+def check_behaviour(kind: str, name: str, fresh: Fresh | None = None) -> Iterator[str]:
+    """Yield each rule on what the component does (see :func:`check_component`).
+
+    Args:
+        kind: Of the component.
+        name: Of the component.
+        fresh: A fresh interpreter that runs it, too; without one, this one is believed.
+    """
     registry = registry_of(kind)
     use_threads(1)
     checks = {
@@ -75,53 +90,49 @@ def check_behaviour(kind: str, name: str) -> Iterator[str]:
         "generator": _generator,
         "scenario": _scenario,
     }
+
+    def elsewhere(made: str) -> Iterator[str]:
+        if fresh is not None:
+            yield fresh.makes(registry.kind, name, made)
+
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Store(Path(folder)), "cpu")
-        yield from checks[registry.kind](registry, registry.get(name), workshop)
+        yield from checks[registry.kind](registry, registry.get(name), workshop, elsewhere)
 
 
 def _documented(entry: Entry[Any]) -> Iterator[str]:
     own = not entry.summary.startswith(f"{entry.factory.__name__}(")  # what dataclasses make up
     fits = own and 0 < len(entry.summary) < 100
-    yield _require(fits, "it has a one-line summary")
-    undocumented = [p.name for p in entry.parameters.values() if not p.doc]
-    yield _require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
+    yield require(fits, "it has a one-line summary")
+    parameters = call(entry, lambda: entry.parameters, what="reading its fields")
+    undocumented = [p.name for p in parameters.values() if not p.doc]
+    yield require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
+    bare = _not_annotated(entry)
+    yield require(not bare, f"each documented attribute has a type {bare or ''}".strip())
 
 
-def loads_alone(*modules: str) -> str:
-    """Check that modules load in a fresh interpreter without ray and mlflow.
-
-    An interpreter that has neither, as that of ``check-plugin``, has shown it already.
-    """
-    rule = "it loads without ray and mlflow"
-    if not {"ray", "mlflow"} & sys.modules.keys() and set(modules) <= sys.modules.keys():
-        return rule
-    code = (
-        f"import sys; sys.path[:] = {json.dumps(sys.path)}; import {', '.join(modules)}; "
-        "bad = [m for m in ('ray', 'mlflow') if m in sys.modules]; "
-        "sys.exit(f'it loads {bad}' if bad else 0)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return _require(run.returncode == 0, f"{rule} {run.stderr}".strip())
-
-
-def _example(registry: Registry[Any], entry: Entry[Any]) -> ComponentSpec:
-    return complete(registry, {"name": entry.name, **entry.factory.example}, "example")
-
-
-def _build(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Any:
-    return workshop.component(registry, _example(registry, entry))
-
-
-def _data(workshop: Workshop) -> Dataset:
-    return workshop.dataset(complete(DATASETS, DATA, "dataset"))
+def _not_annotated(entry: Entry[Any]) -> list[str]:
+    """Return documented attributes of a class that are no parameters, for want of a type."""
+    classes = entry.factory.__mro__
+    annotated = {name for c in classes for name in inspect.get_annotations(c)}
+    return [
+        name
+        for name in dict.fromkeys(name for c in classes for name in vars(c))
+        if name not in annotated and re.search(rf"^ +{re.escape(name)}:", entry.doc, re.MULTILINE)
+    ]
 
 
 def _same(a: ImageSet, b: ImageSet) -> bool:
     return a.digest == b.digest
 
 
-def _untouched(call: Callable[..., T], data: Dataset, *arguments: Any) -> T:
+def _untouched(
+    entry: Entry[Any],
+    data: Dataset,
+    method: Callable[..., Any],
+    *arguments: Any,
+    returns: Any = object,
+) -> Any:
     """Call a component and check that the data are what they were."""
 
     def content() -> list[bytes]:
@@ -130,11 +141,13 @@ def _untouched(call: Callable[..., T], data: Dataset, *arguments: Any) -> T:
 
     before = content()
     try:
-        result = call(*arguments)
-    except ValueError as error:  # numpy's, on arrays that may not be written
-        _require("read-only" not in str(error), f"its input is untouched ({error})")
+        result = call(entry, method, *arguments, returns=returns)
+    except Violation as violation:
+        error = violation.__cause__  # numpy's, on arrays that may not be written
+        written = isinstance(error, ValueError) and "read-only" in str(error)
+        require(not written, f"its input is untouched ({error})")
         raise
-    _require(content() == before, "its input is untouched")
+    require(content() == before, "its input is untouched")
     return result
 
 
@@ -145,158 +158,202 @@ def _true_labels(probe: Probe, test: ImageSet) -> bool:
     )
 
 
-def _attack(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    attack, data = _build(registry, entry, workshop), _data(workshop)
+def _attack(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
+    attack, data = build_example(registry, entry, workshop), example_data(workshop)
     target = entry.parameters.get(attack.target_field) if attack.target_field else None
     open_target = attack.target_field is None or (target is not None and target.required)
-    yield _require(open_target, "its target_field is None or a parameter without a default")
-    attack.check(data.train, data.test)
-    rng = stream(0, "attack")
-    poisoned: PoisonedSet = _untouched(attack.poison, data, data.train, data.test, rng)
+    yield require(open_target, "its target_field is None or a parameter without a default")
+    call(entry, attack.check, data.train, data.test)
+    both = (data.train, data.test)
+    poisoned: PoisonedSet = _untouched(
+        entry, data, attack.poison, *both, stream(0, "attack"), returns=PoisonedSet
+    )
     yield "its input is untouched"
+    bounds: Bounds = call(entry, attack.bounds, data.train, returns=Bounds)
+    yield from _poisons(entry, data, poisoned, bounds)
+    again = call(entry, attack.poison, *both, stream(0, "attack"), returns=PoisonedSet)
+    made = of_poisons(poisoned)
+    yield require(made == of_poisons(again), "the same seed, the same bytes")
+    yield from elsewhere(made)
+    yield require(poisoned.goal == attack.goal, "it pursues the goal that it declares")
+    truthful = all(_true_labels(probe, data.test) for probe in poisoned.probes)
+    yield require(truthful, "its probes are test images with their true labels")
+
+
+def _poisons(
+    entry: Entry[Any], data: Dataset, poisoned: PoisonedSet, bounds: Bounds
+) -> Iterator[str]:
     train = poisoned.train
-    yield _require(np.array_equal(train.ids, data.train.ids), "it keeps rows, order and ids")
+    yield require(np.array_equal(train.ids, data.train.ids), "it keeps rows, order and ids")
+    same = train.images.shape == data.train.images.shape
+    same = same and train.num_classes == data.train.num_classes
+    yield require(same, "it keeps the images' shape and the number of classes")
     rows = changed_rows(data.train, train)
     relabelled = np.flatnonzero(train.labels != data.train.labels)
     touched = train.ids[np.union1d(rows, relabelled)]
-    yield _require(bool(np.isin(touched, poisoned.poison_ids).all()), "only poisons differ")
-    bounds = attack.bounds(data.train)
-    yield _require(len(poisoned.poison_ids) <= bounds.rows, "it keeps its budget")
+    yield require(bool(np.isin(touched, poisoned.poison_ids).all()), "only poisons differ")
+    yield require(len(poisoned.poison_ids) <= bounds.rows, "it keeps its budget")
     if entry.name != "none":
-        yield _require(len(touched) > 0, "it changes something")
+        yield require(len(touched) > 0, "it changes something")
     if bounds.keeps_labels:
-        yield _require(not len(relabelled), "it keeps labels, as it says")
+        yield require(not len(relabelled), "it keeps labels, as it says")
     if bounds.eps_255 is not None and len(rows):
         moved = train.images[rows].astype(int) - data.train.images[rows]
-        yield _require(int(np.abs(moved).max()) <= bounds.eps_255, "it keeps its Linf bound")
-    again = attack.poison(data.train, data.test, stream(0, "attack"))
-    same_probes = all(
-        _same(p.images, q.images) for p, q in zip(poisoned.probes, again.probes, strict=True)
-    )
-    yield _require(_same(train, again.train) and same_probes, "the same seed, the same bytes")
-    yield _require(poisoned.goal == attack.goal, "it pursues the goal that it declares")
-    truthful = all(_true_labels(probe, data.test) for probe in poisoned.probes)
-    yield _require(truthful, "its probes are test images with their true labels")
+        yield require(int(np.abs(moved).max()) <= bounds.eps_255, "it keeps its Linf bound")
 
 
-def _defense(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    spec, data = _example(registry, entry), _data(workshop)
-    defense, train = workshop.component(registry, spec), data.train
+def _defense(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
+    spec, data = example_spec(registry, entry), example_data(workshop)
+    defense, train = build_example(registry, entry, workshop), data.train
     if isinstance(defense, Oracle):
-        defense = defense.told(train.ids[::10])
+        defense = told_example(entry, defense, train)
         yield "it is an oracle, and told of the poisoned rows"
-    defense.check(train)
-    purified: ImageSet = _untouched(defense.purify, data, train, stream(0, "defense"))
+    call(entry, defense.check, train)
+
+    def purify(rows: ImageSet) -> ImageSet:
+        done: ImageSet = call(entry, defense.purify, rows, stream(0, "defense"), returns=ImageSet)
+        return done
+
+    purified: ImageSet = _untouched(
+        entry, data, defense.purify, train, stream(0, "defense"), returns=ImageSet
+    )
     yield "its input is untouched"
-    kept = np.isin(purified.ids, train.ids).all()
-    yield _require(bool(kept) and len(purified) <= len(train), "it makes up no row")
-    labels = train.labels[train.positions(purified.ids)]
-    yield _require(np.array_equal(labels, purified.labels), "it keeps labels")
-    hooks = defense.hooks()
+    wrong = purified_wrong(train, purified, rowwise=defense.rowwise)
+    said = f" (it {wrong})" if wrong else ""
+    yield require(not wrong, f"it changes pixels or leaves rows out, and nothing else{said}")
+    hooks = hooks_of(entry, defense)
     if entry.name != "none":
         moved = len(purified) < len(train) or not np.array_equal(purified.images, train.images)
-        yield _require(moved or len(hooks) > 0, "it does something")
-    again = defense.purify(train, stream(0, "defense"))
-    yield _require(_same(purified, again), "the same seed, the same bytes")
+        yield require(moved or len(hooks) > 0, "it does something")
+    in_training = hooks_outcome(entry, defense, purified)
+    if hooks:
+        yield "its hooks return positions of rows, and batches of images"
+        same = in_training == hooks_outcome(entry, defense, purified)
+        yield require(same, "the same seed, the same batches")
+    yield require(_same(purified, purify(train)), "the same seed, the same bytes")
+    yield from elsewhere(of_defense(purified, in_training))
     if defense.rowwise:
         rows = np.arange(5, len(train), 7)
-        part = defense.purify(train.take(rows), stream(0, "defense"))
-        same = np.array_equal(part.images, purified.images[rows])
-        yield _require(same, "row-wise: a row's bytes do not depend on the other rows")
-
+        same = np.array_equal(purify(train.take(rows)).images, purified.images[rows])
+        yield require(same, "row-wise: a row's bytes do not depend on the other rows")
     if snapshot_parameter(spec) is not None:
-        yield _passes(registry, spec, train, workshop)
+        yield _passes(registry, entry, spec, train, workshop)
 
 
 def _passes(
-    registry: Registry[Any], spec: ComponentSpec, train: ImageSet, workshop: Workshop
+    registry: Registry[Any],
+    entry: Entry[Any],
+    spec: ComponentSpec,
+    train: ImageSet,
+    workshop: Workshop,
 ) -> str:
     """Check that a chain, on its way, makes what separate purifications make."""
     name = str(snapshot_parameter(spec))
     values = [1, 2, spec.params[name] + 2]
     walker = workshop.component(registry, spec)
-    passed = list(walker.snapshots(train, stream(0, "defense"), values))
+
+    def walk() -> list[ImageSet]:
+        return list(walker.snapshots(train, stream(0, "defense"), values))
+
+    passed = call(entry, walk, what="snapshots")
     alone = [
-        workshop.component(registry, spec.with_params(**{name: value})).purify(
-            train, stream(0, "defense")
+        call(
+            entry, workshop.component(registry, spec.with_params(**{name: value})).purify, train,
+            stream(0, "defense"), returns=ImageSet,
         )
         for value in values
-    ]
+    ]  # fmt: skip
     same = len(passed) == len(alone) and all(map(_same, passed, alone))
-    return _require(same, f"a chain over {name} passes what each value gives alone")
+    return require(same, f"a chain over {name} passes what each value gives alone")
 
 
-def _classifier(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    classifier = _build(registry, entry, workshop)
+def _classifier(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
+    classifier = build_example(registry, entry, workshop)
     for channels, classes in ((3, 10), (1, 4)):
-        model = classifier.build(classes, (channels, 32, 32)).eval()
+        model = call(entry, classifier.build, classes, (channels, 32, 32), returns=nn.Module).eval()
         linear = isinstance(getattr(model, "head", None), nn.Linear)
-        yield _require(hasattr(model, "features") and linear, "it has features and a linear head")
+        yield require(hasattr(model, "features") and linear, "it has features and a linear head")
         x = torch.rand(2, channels, 32, 32)
         with torch.inference_mode():
-            logits, features = model(x), model.features(x)
-        yield _require(
+            logits = call(entry, model, x, returns=torch.Tensor, what="its network")
+            features = call(entry, model.features, x, returns=torch.Tensor)
+        yield require(
             tuple(logits.shape) == (2, classes),
             f"logits are (B, {classes}) for {channels} channels",
         )
-        yield _require(
+        yield require(
             features.ndim == 2 and features.shape[1] == model.head.in_features,
             "features are what the head reads",
         )
-        yield _require(not torch.equal(logits[0], logits[1]), "different images, different logits")
-    learned = copy.deepcopy(model)
-    loss = torch.nn.functional.cross_entropy(learned.train()(x), torch.tensor([0, 1]))
-    gradients = torch.autograd.grad(loss, list(learned.parameters()), allow_unused=True)
-    yield _require(all(g is not None for g in gradients), "every parameter gets a gradient")
+        yield require(not torch.equal(logits[0], logits[1]), "different images, different logits")
+    gradients = call(entry, partial(_gradients, model, x), what="training its network")
+    yield require(all(g is not None for g in gradients), "every parameter gets a gradient")
+    yield from elsewhere(of_weights(first_weights(entry, classifier)))
 
 
-def _dataset(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
+def _gradients(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    learned = copy.deepcopy(model).train()
+    loss = torch.nn.functional.cross_entropy(learned(x), torch.tensor([0, 1]))
+    return torch.autograd.grad(loss, list(learned.parameters()), allow_unused=True)
+
+
+def _dataset(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
     if entry.factory.example is None:
         yield "needs a download or a path: only its documentation and imports are checked"
         return
-    first, second = (_build(registry, entry, workshop).load() for _ in range(2))
-    yield _require(_same(first.train, second.train), "the same rows every time")
-    yield _require(_same(first.test, second.test), "the same test rows every time")
+    first, second = (
+        call(entry, build_example(registry, entry, workshop).load, returns=Dataset)
+        for _ in range(2)
+    )
+    yield require(_same(first.train, second.train), "the same rows every time")
+    yield require(_same(first.test, second.test), "the same test rows every time")
+    yield from elsewhere(of_dataset(first))
     both = np.concatenate([first.train.ids, first.test.ids])
-    yield _require(len(np.unique(both)) == len(both), "ids are unique over train and test")
+    yield require(len(np.unique(both)) == len(both), "ids are unique over train and test")
     present = np.unique(first.train.labels)
-    yield _require(len(present) == first.train.num_classes, "every class has training rows")
+    yield require(len(present) == first.train.num_classes, "every class has training rows")
 
 
-def _generator(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    generator = _build(registry, entry, workshop)
-    images = _data(workshop).train.images[:64]
-    models = [generator.train(images, 0, device="cpu") for _ in range(2)]
-    states = [m.state_dict() for m in models]
-    same = all(torch.equal(states[0][k], states[1][k]) for k in states[0])
-    yield _require(same, "the same seed, the same weights")
+def _generator(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
+    generator = build_example(registry, entry, workshop)
+    models = [train_generator(entry, generator, workshop) for _ in range(2)]
+    made, again = map(of_weights, models)
+    yield require(made == again, "the same seed, the same weights")
+    yield from elsewhere(made)
     with tempfile.TemporaryDirectory() as folder:
-        generator.save(Path(folder), models[0], {})
-        loaded = generator.load(Path(folder)).state_dict()
-    same = all(torch.equal(states[0][k].cpu(), loaded[k]) for k in states[0])
-    yield _require(same and loaded.keys() == states[0].keys(), "what is saved is what is loaded")
-    yield _require(
+        call(entry, generator.save, Path(folder), models[0], {})
+        loaded = call(entry, generator.load, Path(folder), returns=nn.Module)
+    yield require(of_weights(loaded) == made, "what is saved is what is loaded")
+    yield require(
         getattr(entry.factory.produces, "resource_kind", "") == "generator",
         "what it produces can be a parameter",
     )
 
 
-def _scenario(registry: Registry[Any], entry: Entry[Any], workshop: Workshop) -> Iterator[str]:
-    scenario, data = _build(registry, entry, workshop), _data(workshop)
-    raw = {"name": "hlb_xs", "widths": [8, 8, 8], "recipe": {"epochs": 2, "batch_size": 32}}
-    classifier = workshop.component(CLASSIFIERS, complete(CLASSIFIERS, raw, "example"))
-    start = None
-    if scenario.pretrained:
-        start = workshop.resource("classifier", {**raw, "dataset": DATA, "seed": 0})
-        before = {k: t.clone() for k, t in start.model.state_dict().items()}
-    trained = [
-        _untouched(scenario.train, data, classifier, start, data.train, stream(0, "train"))
-        for _ in range(2)
-    ]
-    logits = [p.logits(data.test.images) for p in trained]
-    yield _require(np.array_equal(*logits), "the same seed, the same victim")
-    yield _require(logits[0].shape == (len(data.test), 10), "it predicts the classes of the data")
+def _scenario(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, elsewhere: Elsewhere
+) -> Iterator[str]:
+    scenario, data = build_example(registry, entry, workshop), example_data(workshop)
+    start = start_of(scenario, workshop)
     if start is not None:
-        after = start.model.state_dict()
-        same = all(torch.equal(before[k], after[k]) for k in before)
-        yield _require(same, "the weights it starts from are untouched")
+        before = of_weights(start.model)
+    trained = [
+        _untouched(entry, data, partial(victim, entry, scenario, workshop)) for _ in range(2)
+    ]
+    logits = [victims_logits(entry, p, workshop) for p in trained]
+    yield require(np.array_equal(logits[0], logits[1]), "the same seed, the same victim")
+    yield from elsewhere(of_array(logits[0]))
+    yield require(logits[0].shape == (len(data.test), 10), "it predicts the classes of the data")
+    if start is not None:
+        same = before == of_weights(start.model)
+        yield require(same, "the weights it starts from are untouched")

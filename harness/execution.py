@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.core.device import use_threads
+from harness.core.errors import FAILURES, exit_message
 from harness.core.values import Json
 from harness.run_sessions import this_machine
 from harness.study import Resources
@@ -109,11 +110,12 @@ def attempt(function: Work, payload: dict[str, Json]) -> tuple[dict[str, Json] |
     """Call the function and return its value, or None and the error with its traceback."""
     try:
         return function(payload), ""
-    except Exception as error:  # noqa: BLE001 - the one place where a trial's failure is contained
+    except FAILURES as error:  # the one place where a trial's failure is contained
         return None, described(error)
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Return an error's message, and its traceback below that."""
     trace = "".join(traceback.format_exception(error))
-    return f"{type(error).__name__}: {error}\n{trace}"
+    said = exit_message(error) if isinstance(error, SystemExit) else str(error)
+    return f"{type(error).__name__}: {said}\n{trace}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.core.data import Dataset
-from harness.core.errors import DataError, UsageError, first_line
+from harness.core.errors import FAILURES, DataError, UsageError, first_line, no_exit
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
@@ -70,7 +70,8 @@ def check_attack(spec: ComponentSpec, data: Dataset, workshop: Workshop) -> None
 
 def _named(what: str, check: Any, *data: Any) -> None:
     try:
-        check(*data)
+        with no_exit(what):
+            check(*data)
     except UsageError as error:
         raise type(error)(f"{what}: {error}") from None
 
@@ -112,7 +113,7 @@ def check_classifier(spec: ComponentSpec, data: Dataset) -> None:
             logits = model.eval()(torch.zeros(1, *shape))
     except UsageError as error:
         raise type(error)(f"classifier {spec.name!r}: {error}") from None
-    except Exception as error:
+    except FAILURES as error:
         raise UsageError(
             f"classifier {spec.name!r} cannot take images of shape {shape}: {first_line(error)}"
         ) from error

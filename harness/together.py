@@ -12,6 +12,7 @@ import torch
 
 from harness.core.data import ImageSet
 from harness.core.device import pick_device
+from harness.core.errors import FAILURES
 from harness.core.params import construct
 from harness.core.protocols import CLASSIFIERS, SCENARIOS, Classifier, TrainingHook
 from harness.core.seeds import stream
@@ -73,7 +74,7 @@ def run_together(
     labels: Sequence[dict[str, str]],
     kept: Sequence[Path] | None = None,
     without: Sequence[Set[str]] | None = None,
-) -> Iterator[tuple[int, TrialResult | Exception]]:
+) -> Iterator[tuple[int, TrialResult | BaseException]]:
     """Run trials and yield each one's place and result, or what it failed with.
 
     Args:
@@ -91,7 +92,7 @@ def run_together(
                 path = kept[place] if kept else None
                 yield place, finish(prepared, workshop, labels[place], path)
                 continue
-        except Exception as error:  # noqa: BLE001 - a failure takes no other trial with it
+        except FAILURES as error:  # a failure takes no other trial with it
             yield place, error
             continue
         joint[place] = prepared
@@ -103,12 +104,12 @@ def run_together(
 
 def _finish_joint(
     joint: dict[int, Prepared], workshop: Workshop, labels: Sequence[dict[str, str]]
-) -> Iterator[tuple[int, TrialResult | Exception]]:
+) -> Iterator[tuple[int, TrialResult | BaseException]]:
     if not joint:
         return
     try:
         victims = _train_joint(list(joint.values()), workshop)
-    except Exception as error:  # noqa: BLE001 - whose fault it is shows when each is alone
+    except FAILURES as error:  # whose fault it is shows when each is alone
         if len(joint) == 1:
             yield next(iter(joint)), error
             return
@@ -118,7 +119,7 @@ def _finish_joint(
     for (place, prepared), victim in zip(joint.items(), victims, strict=True):
         try:
             result = judge(prepared, workshop, victim, _curves(prepared, victim), labels[place])
-        except Exception as error:  # noqa: BLE001 - a failure takes no other trial with it
+        except FAILURES as error:  # a failure takes no other trial with it
             yield place, error
         else:
             yield place, result

@@ -16,6 +16,7 @@ from harness.core.augment import random_crop, random_cutout, random_flip
 from harness.core.data import ImageSet
 from harness.core.device import channels_last, on_device, pick_dtype, true_float32
 from harness.core.errors import DataError
+from harness.core.hooks import CheckedHook
 from harness.core.optimizers import SGD, Adam, all_at_once
 from harness.core.parallel import Workers, gradients
 from harness.core.protocols import TrainingHook
@@ -146,7 +147,8 @@ def fit(
             very end that it would have come to without a stop.
 
     Raises:
-        DataError: If there are no rows, or the loss stops being finite.
+        DataError: If there are no rows, the loss stops being finite, or a hook returns what is no
+            part of a training.
     """
     if not len(train):
         raise DataError("the training set is empty; there is nothing to train on.")
@@ -159,10 +161,11 @@ def fit(
     optimizer = make_optimizer(parameters, recipe)
     running = [b for name, b in model.named_buffers() if "running_" in name]
     seed = subseed(rng)
+    checked = [CheckedHook(hook) for hook in hooks]
     done = checkpoint.restore(model, optimizer) if checkpoint else 0
     for epoch in range(done, recipe.epochs):
         rows = np.arange(len(train), dtype=np.int64)
-        for hook in hooks:
+        for hook in checked:
             model.eval()
             chosen = hook.before_epoch(epoch, train, model, stream(seed, "hook", epoch))
             rows = np.intersect1d(rows, chosen)
@@ -183,12 +186,14 @@ def fit(
                 group["lr"] = recipe.rate(min(progress, 1.0), epoch)
             where = on_device(torch.from_numpy(batch), device)
             x = images[where].float().div_(255)
-            for hook in hooks:
+            for hook in checked:
                 x = hook.on_batch(x, batch, noise)
             x = augment(x, recipe, noise)
             with true_float32(dtype):
                 loss = _step(model, x, labels[where], recipe, optimizer, dtype, workers)
             total += loss * len(batch)
+        for hook in checked:
+            hook.check_values()
         if workers.count > 1:
             workers.average([total, *running])
         mean = float(total) / sum(map(len, batches))

@@ -97,7 +97,7 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
     without = [frozenset(each["without"]) for each in trials]
     for place, result in run_together(specs, workshop, labels, kept, without):
         spec_id = specs[place].spec_id
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             errors[spec_id] = described(result)
             continue
         names: dict[str, Any] = {"labels": trials[place]["names"], "partial": payload["partial"]}

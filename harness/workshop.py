@@ -20,7 +20,7 @@ from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import channels_last, pick_device, pick_dtype, use_device
-from harness.core.errors import DataError, NoEffect, UsageError
+from harness.core.errors import DataError, NoEffect, UsageError, no_exit
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import (
@@ -209,7 +209,8 @@ class Workshop:
                 loaded[reference.parameter] = (*loaded.get(reference.parameter, ()), value)
             else:
                 loaded[reference.parameter] = value
-        return construct(registry, spec, loaded)
+        with no_exit(f"{registry.kind} {spec.name!r}"):
+            return construct(registry, spec, loaded)
 
     def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
         if kind == "defense":
@@ -515,16 +516,7 @@ def _blocks(train: ImageSet) -> Iterator[ImageSet]:
 
 
 def _check_purified(before: ImageSet, after: ImageSet, name: str, *, rowwise: bool) -> None:
-    """Raise unless a defense changed pixels or left rows out, and nothing else."""
-    broken = ""
-    if rowwise and not np.array_equal(before.ids, after.ids):
-        broken = "is row-wise, and did not keep the rows and their order"
-    elif not np.isin(after.ids, before.ids).all():
-        broken = "made up rows"
-    elif not np.array_equal(before.labels[before.positions(after.ids)], after.labels):
-        broken = "changed labels"
-    elif before.image_shape != after.image_shape or before.num_classes != after.num_classes:
-        broken = "changed the images' shape or the number of classes"
+    broken = purified_wrong(before, after, rowwise=rowwise)
     if broken:
         raise DataError(f"defense {name!r} {broken}.")
 
@@ -542,8 +534,24 @@ def _cut(images: ImageSet, part: str, spec: ComponentSpec) -> ImageSet:
         raise DataError(f"dataset {spec.name!r}, {key}: {error}") from None
 
 
+def purified_wrong(before: ImageSet, after: ImageSet, *, rowwise: bool) -> str:
+    """Return what a defense did beside changing pixels and leaving rows out, or ""."""
+    if not len(after):
+        return "left no row"
+    if rowwise and not np.array_equal(before.ids, after.ids):
+        return "is row-wise, and did not keep the rows and their order"
+    if not np.isin(after.ids, before.ids).all():
+        return "made up rows"
+    if not np.array_equal(before.labels[before.positions(after.ids)], after.labels):
+        return "changed labels"
+    if before.image_shape != after.image_shape or before.num_classes != after.num_classes:
+        return "changed the images' shape or the number of classes"
+    return ""
+
+
 def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
-    data = source.load()
+    with no_exit(f"dataset {spec.name!r}"):
+        data = source.load()
     train, test = _cut(data.train, "train", spec), _cut(data.test, "test", spec)
     empty = np.flatnonzero(np.bincount(train.labels, minlength=train.num_classes) == 0)
     if len(empty):

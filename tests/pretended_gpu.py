@@ -35,7 +35,7 @@ from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.ebm_training import EBMRecipe, train_ebm
 from generative.unet import UNetConfig
 from harness.artifacts import Store
-from harness.conformance import _build, _data
+from harness.conformance_outcomes import build_example, example_data
 from harness.core import device, optimizers, seeds
 from harness.core.data import ImageSet
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, Oracle
@@ -217,7 +217,7 @@ def classifiers() -> Iterator[tuple[str, Callable[[], object]]]:
 
 def components(workshop: Workshop) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the attacks and defenses with the parameters that they give as examples."""
-    data = _data(workshop)
+    data = example_data(workshop)
 
     def defend(defense: Any) -> object:
         defense = defense.told(data.train.ids[::10]) if isinstance(defense, Oracle) else defense
@@ -231,14 +231,14 @@ def components(workshop: Workshop) -> Iterator[tuple[str, Callable[[], object]]]
 
     for entry in ATTACKS:
         if entry.name not in LEFT_OUT:
-            attack = copy.deepcopy(_build(ATTACKS, entry, workshop))
+            attack = copy.deepcopy(build_example(ATTACKS, entry, workshop))
             yield f"attack {entry.name}", lambda a=attack: craft(a)  # type: ignore[misc]
-    bullseye = copy.deepcopy(_build(ATTACKS, ATTACKS.get("bullseye_polytope"), workshop))
+    bullseye = copy.deepcopy(build_example(ATTACKS, ATTACKS.get("bullseye_polytope"), workshop))
     crafting = dataclasses.replace(bullseye.crafting, center="convex")
     convex = dataclasses.replace(bullseye, crafting=crafting)
     yield "attack bullseye_polytope, convex", lambda: craft(convex)
     for entry in DEFENSES:
-        defense = copy.deepcopy(_build(DEFENSES, entry, workshop))
+        defense = copy.deepcopy(build_example(DEFENSES, entry, workshop))
         yield f"defense {entry.name}", lambda d=defense: defend(d)  # type: ignore[misc]
 
 

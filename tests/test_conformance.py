@@ -1,26 +1,35 @@
 """The conformance kit: every component passes it, and each broken one breaks the right rule."""
 
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.conformance import Violation, check_behaviour, check_component, loads_alone
+from harness.conformance import check_behaviour, check_component
+from harness.conformance_calls import Violation
+from harness.conformance_fresh import Fresh, fresh_interpreter
 from harness.core.errors import UsageError
 from harness.core.protocols import REGISTRIES
-from tests.tiny import add_distribution
+from tests.tiny import CommandLine, add_distribution
 
 EVERYTHING = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 
 
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Fresh]:
+    """All in one fresh interpreter: if nothing is loaded after all of them, none loads it."""
+    with fresh_interpreter(EVERYTHING) as started:
+        yield started
+
+
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
-def test_every_component_behaves(kind: str, name: str) -> None:
-    assert list(check_behaviour(kind, name))
+def test_every_component_behaves(kind: str, name: str, fresh: Fresh) -> None:
+    assert list(check_behaviour(kind, name, fresh))
 
 
-def test_no_component_needs_ray_or_mlflow() -> None:
-    """All in one fresh interpreter: if none is loaded after all of them, none loads it."""
-    assert loads_alone(*(REGISTRIES[kind].get(name).origin for kind, name in EVERYTHING))
+def test_no_component_needs_ray_or_mlflow(fresh: Fresh) -> None:
+    assert fresh.loads_alone()
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
@@ -164,6 +173,9 @@ def test_a_broken_attack_breaks_the_right_rule(tmp_path, monkeypatch, name, line
         list(check_behaviour("attack", name))
 
 
+ROWS = r"it changes pixels or leaves rows out, and nothing else \(it "
+
+
 @pytest.mark.parametrize(
     ("name", "line", "rule"),
     [
@@ -172,8 +184,15 @@ def test_a_broken_attack_breaks_the_right_rule(tmp_path, monkeypatch, name, line
          "row-wise: a row's bytes do not depend on the other rows"),
         ("wanders", "CALLS.append(1); images = images // len(CALLS)",
          "the same seed, the same bytes"),
-        ("relabels_all", "labels = labels * 0", "it keeps labels"),
-        ("makes_up", "ids = ids + 10**6", "it makes up no row"),
+        ("relabels_all", "labels = labels * 0", f"{ROWS}changed labels"),
+        ("makes_up", "ids = ids + 10**6", f"{ROWS}is row-wise, and did not keep the rows"),
+        ("reorders", "images, labels, ids = images[::-1], labels[::-1], ids[::-1]",
+         f"{ROWS}is row-wise, and did not keep the rows and their order"),
+        ("halves", "images = images[:, :, ::2, ::2]", f"{ROWS}changed the images' shape"),
+        ("greys", "images = images[:, :1]", f"{ROWS}changed the images' shape"),
+        ("adds_classes", "return ImageSet(images, labels, ids, train.num_classes + 3)",
+         f"{ROWS}changed the images' shape or the number of classes"),
+        ("empties", "images, labels, ids = images[:0], labels[:0], ids[:0]", f"{ROWS}left no row"),
         ("writes_too", "train.images.base[:] = 0", "its input is untouched"),
     ],
 )  # fmt: skip
@@ -199,8 +218,12 @@ def test_a_violation_names_the_component(tmp_path, monkeypatch) -> None:
          r"violated: each parameter is documented \['adv_label'\]"),
         ("no_dataclass", "@dataclass(frozen=True, slots=True, kw_only=True)", "",
          "must be a dataclass"),
+        ("no_type", "    adv_label: int\n", "    adv_label: int\n    cell_px = 2\n",
+         r"violated: each documented attribute has a type \['cell_px'\]"),
         ("no_import", "import numpy as np", "import numpy as np, no_such_module",
          "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("quits_early", "CALLS = []", "raise SystemExit(0)",
+         "cannot be imported: SystemExit: it ends the program"),
         ("no_syntax", "CALLS = []", "CALLS = [", "cannot be imported: SyntaxError"),
     ],
 )  # fmt: skip
@@ -208,7 +231,12 @@ def test_what_is_no_component_gives_one_message(
     tmp_path, monkeypatch, name, was, becomes, message
 ) -> None:
     assert was in ATTACK
-    outside(tmp_path, monkeypatch, "attack", name, ATTACK.replace(was, becomes))
+    source = ATTACK.replace(was, becomes)
+    if name == "no_type":
+        source = source.replace(
+            "adv_label: The class.", "adv_label: The class.\n        cell_px: 2."
+        )
+    outside(tmp_path, monkeypatch, "attack", name, source)
     with pytest.raises(UsageError, match=f"^attack '{name}'.*{message}"):
         list(check_component("attack", name))
 
@@ -217,8 +245,130 @@ def test_a_component_that_loads_ray_is_found(tmp_path, monkeypatch) -> None:
     pytest.importorskip("ray")  # with it in this process, a fresh one has to tell
     source = DEFENSE.replace("CALLS = []", "import ray")
     outside(tmp_path, monkeypatch, "defense", "distributed", source)
-    with pytest.raises(Violation, match=r"it loads without ray and mlflow it loads \['ray'\]"):
+    with pytest.raises(Violation, match=r"it loads without ray and mlflow: it loads ray"):
         list(check_component("defense", "distributed"))
+
+
+HOOK = """class Hook:
+    def before_epoch(self, epoch, train, model, rng):
+        rows = np.arange(len(train))
+        ROWS
+        return rows
+
+    def on_batch(self, x, rows, rng):
+        BATCH
+        return x
+
+
+@dataclass(frozen=True)"""
+
+
+def hooked(rows: str = "pass", batch: str = "pass") -> str:
+    """Return a defense from outside that acts in the training alone."""
+    hook = HOOK.replace("ROWS", rows).replace("BATCH", batch)
+    source = DEFENSE.replace("@dataclass(frozen=True)", hook).replace(
+        "return ()", "return (Hook(),)"
+    )
+    return source.replace("train.images // 2", "train.images")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("takes_ids", {"rows": "rows = rows + 150"},
+         r"before_epoch raises DataError: hook outside_takes_ids\.Hook: .* 150 lie outside"),
+        ("masks", {"rows": "rows = rows > 3"}, "np.flatnonzero makes positions of a mask"),
+        ("repeats", {"rows": "rows[1] = 0"}, "1 stand there again"),
+        ("leaves_none", {"rows": "rows = rows[:0]"}, "its hooks leave rows to train on"),
+        ("bytes", {"batch": "x = x * 255"}, r"on_batch raises DataError: hook .*got 0\.\.255"),
+        ("centred", {"batch": "x = x * 2 - 1"}, r"within \[-0\.5, 1\.5\]; got -1\.\.1"),
+        ("not_a_number", {"batch": "x[0, 0, 0, 0] = float('nan')"}, "got nan"),
+        ("crops", {"batch": "x = x[..., 1:]"}, r"got \(64, 3, 32, 31\)"),
+        ("forgets", {"batch": "x = None"}, "must return a batch; got None"),
+        ("dices", {"batch": "x = x * np.random.default_rng().random()"},
+         "the same seed, the same batches"),
+        ("breaks", {"batch": "x = 1 / 0"},
+         r"on_batch raises ZeroDivisionError: division by zero \(.*outside_breaks\.py:\d+\)"),
+    ],
+)  # fmt: skip
+def test_a_hook_that_breaks_a_rule_is_found(tmp_path, monkeypatch, name, lines, message) -> None:
+    outside(tmp_path, monkeypatch, "defense", name, hooked(**lines))
+    with pytest.raises(Violation, match=message):
+        list(check_behaviour("defense", name))
+
+
+def test_a_good_hook_passes(tmp_path, monkeypatch) -> None:
+    source = hooked("rows = rng.permutation(rows)[:50]", "x = x + float(rng.normal()) / 100")
+    outside(tmp_path, monkeypatch, "defense", "good_hook", source)
+    rules = list(check_behaviour("defense", "good_hook"))
+    assert "its hooks return positions of rows, and batches of images" in rules
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "was", "becomes", "message"),
+    [
+        ("raises", "defense", "BREAK", "raise ValueError('kaboom')",
+         r"fails: purify raises ValueError: kaboom \(.*outside_raises\.py:\d+\)$"),
+        ("lists", "defense", "return ImageSet", "return ids or ImageSet",
+         r"fails: purify raises ValueError: The truth value .* \(.*outside_lists\.py:\d+\)$"),
+        ("returns_none", "defense", "BREAK", "return",
+         r"violated: purify returns ImageSet; it returned None\.$"),
+        ("no_hooks", "defense", "return ()", "pass",
+         r"violated: hooks returns Sequence; it returned None\.$"),
+        ("checks", "defense", "        pass\n", "        train.nothing\n",
+         "fails: check raises AttributeError: 'ImageSet' object has no attribute 'nothing'"),
+        ("quits", "defense", "BREAK", "raise SystemExit(0)",
+         "fails: purify raises SystemExit: it ends the program"),
+        ("gone", "attack", "BREAK", "return", "poison returns PoisonedSet; it returned None"),
+        ("unbound", "attack", "return Bounds(rows=5, eps_255=4, keeps_labels=True)", "pass",
+         "violated: bounds returns Bounds; it returned None"),
+        ("bad_bounds", "attack", "return Bounds(rows=5", "return Bounds(row=5",
+         r"fails: bounds raises TypeError: .*'row'.* \(.*outside_bad_bounds\.py:\d+\)$"),
+        ("array_detail", "attack", "self.goal)", "self.goal, {'loss': np.ones(3)})",
+         "fails: poison raises DataError: details are plain numbers; 'loss' is ndarray"),
+        ("wide_trigger", "attack", "self.goal)", "self.goal, {}, np.zeros((3, 32, 32)))",
+         r"trigger must be float32 of shape \(3, 32, 32\); got float64"),
+        ("flat_trigger", "attack", "self.goal)", "self.goal, {}, np.zeros((32, 32), np.float32))",
+         r"trigger must be float32 of shape \(3, 32, 32\); got float32 \(32, 32\)"),
+    ],
+)  # fmt: skip
+def test_a_component_that_fails_gives_one_message(
+    tmp_path, monkeypatch, name, kind, was, becomes, message
+) -> None:
+    source = ATTACK if kind == "attack" else DEFENSE
+    assert was in source
+    outside(tmp_path, monkeypatch, kind, name, source.replace(was, becomes))
+    with pytest.raises(UsageError, match=message):
+        list(check_behaviour(kind, name))
+
+
+def test_what_depends_on_the_hash_of_a_text_is_found(tmp_path, monkeypatch) -> None:
+    seed = "hash('seed') % 97"
+    hashing = {
+        "hashed_poisons": ("attack", ATTACK.replace("eps_255=4", "eps_255=None").replace(
+            "MORE", f"images[rows] = {seed}")),
+        "hashed_pixels": ("defense", DEFENSE.replace("BREAK", f"images = images // (2 + {seed})")),
+        "hashed_batches": ("defense", hooked(batch=f"x = x * {seed} / 97")),
+    }  # fmt: skip
+    components = [(kind, name) for name, (kind, _) in hashing.items()]
+    for name, (kind, source) in hashing.items():
+        outside(tmp_path, monkeypatch, kind, name, source)
+    with fresh_interpreter(components) as fresh:
+        for kind, name in components:
+            with pytest.raises(Violation, match="the same seed, the same bytes in another interp"):
+                list(check_behaviour(kind, name, fresh))
+
+
+def test_a_failure_names_the_component_and_the_line(tmp_path, monkeypatch, capsys) -> None:
+    source = DEFENSE.replace("BREAK", "raise ValueError('kaboom')")
+    line = 1 + source[: source.index("raise ValueError")].count("\n")
+    outside(tmp_path, monkeypatch, "defense", "explosive", source)
+    cli = CommandLine(monkeypatch, capsys)
+    assert cli("check-plugin", "defense", "explosive") == 2
+    place = tmp_path / "outside_explosive.py"
+    assert cli.err == (
+        f"error: defense 'explosive' fails: purify raises ValueError: kaboom ({place}:{line})\n"
+    )
 
 
 def test_a_name_that_two_claim(tmp_path, monkeypatch) -> None:

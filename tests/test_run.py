@@ -13,7 +13,7 @@ from generative.ebm import EBM, EBMConfig
 from harness.core.errors import DataError, UsageError
 from harness.core.paths import check_writable
 from harness.core.records import TrialRecord
-from harness.execution import Done, InProcess
+from harness.execution import Done, InProcess, attempt
 from harness.plan import make_plan
 from harness.run import RunSummary, run_study
 from harness.study import read_study
@@ -299,6 +299,45 @@ def test_a_trial_that_fails_is_recorded_and_the_others_finish(tmp_path, monkeypa
         "none/none/None": "ok", "none/stumbles/None": "ok",
         "badnets/none/0": "ok", "badnets/stumbles/0": "failed",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "error"),
+    [
+        ("attack", EXPLODES, "leaving_attack target 1 seed 0: SystemExit: it ends the program "),
+        ("defense", STUMBLES,
+         "badnets → leaving_defense, target 0, seed 0 FAILED: SystemExit: it ends the program "),
+    ],
+)  # fmt: skip
+def test_a_component_that_ends_the_program_fails_alone(
+    tmp_path, monkeypatch, kind, source, error
+) -> None:
+    source = source.replace("RuntimeError(", "SystemExit(0 and ")
+    add_distribution(tmp_path, kind, f"leaving_{kind}", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    if kind == "attack":
+        attacks = [{"name": "badnets", "size_px": 6}, {"name": "leaving_attack", "size_px": 6}]
+        summary = run(tmp_path, attacks=attacks, targets=[0, 1], controls=False)
+    else:
+        summary = run(tmp_path, defenses=["leaving_defense"])
+    assert (summary.planned, summary.done, summary.failed) == (4, 3, 1)
+    assert summary.errors == (f"{error}(SystemExit: 0); a component raises an error instead.",)
+
+
+def test_one_that_ends_the_program_when_it_is_checked_is_bad_input(tmp_path, monkeypatch) -> None:
+    source = STUMBLES.replace("train): pass", "train): raise SystemExit(0)")
+    add_distribution(tmp_path, "defense", "leaves_early", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="defense 'leaves_early': it ends the program"):
+        run(tmp_path, defenses=["leaves_early"])
+
+
+def test_ctrl_c_is_no_failure_of_a_piece_of_work() -> None:
+    def stopped(payload):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(stopped, {})
 
 
 class Forgetful(InProcess):

@@ -74,6 +74,65 @@ def test_a_hook_chooses_rows_and_changes_batches() -> None:
     assert not torch.equal(weights(defended), weights(trained(0)))
 
 
+class Wrong:
+    """A hook that returns what it is given."""
+
+    def __init__(self, rows=np.arange, batch=lambda x: x) -> None:
+        self.rows, self.batch = rows, batch
+
+    def before_epoch(self, epoch, train, model, rng):
+        return self.rows(len(train))
+
+    def on_batch(self, x, rows, rng):
+        return self.batch(x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (lambda n: np.arange(n) + n // 2, "150 lie outside, such as 300: ids are no positions"),
+        (lambda n: np.arange(n) - 1, "1 lie outside, such as -1"),
+        (lambda n: np.zeros(n, int), "299 stand there again"),
+        (
+            lambda n: np.ones(n, bool),
+            r"got bool \(300,\); np.flatnonzero makes positions of a mask",
+        ),
+        (lambda n: np.arange(n) / 1, r"got float64 \(300,\)"),
+        (lambda n: np.arange(n)[:, None], r"got int64 \(300, 1\)"),
+        (lambda n: None, "got None"),
+    ],
+)
+def test_a_hook_that_returns_no_positions_is_named(rows, message) -> None:
+    with pytest.raises(DataError, match=f"hook tests.test_training.Wrong: before_epoch.*{message}"):
+        trained(0, hooks=[Wrong(rows)])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (lambda x: x * 255, r"finite values in \[0, 1\].*got 0\.\.255"),
+        (lambda x: x.masked_fill(x == x.max(), torch.nan), r"finite values.*got nan\.\.nan"),
+        (lambda x: x / 0, "finite values.*inf|finite values.*nan"),
+        (lambda x: x[:1], r"\(64, 3, 32, 32\) torch.float32 cpu; got \(1, 3, 32, 32\)"),
+        (lambda x: x.double(), "got .* torch.float64 cpu"),
+        (lambda x: x.byte(), "got .* torch.uint8 cpu"),
+        (lambda x: x.to("meta"), "got .* meta"),
+        (lambda x: x.numpy(), "must return a batch; got ndarray"),
+        (lambda x: None, "must return a batch; got None"),
+    ],
+)
+def test_a_hook_that_returns_no_batch_is_named(batch, message) -> None:
+    recipe = replace(NET.recipe, batch_size=64)
+    with pytest.raises(DataError, match=f"hook tests.test_training.Wrong: on_batch.*({message})"):
+        trained(0, recipe, hooks=[Wrong(batch=batch)])
+
+
+def test_a_hook_may_leave_the_range_by_noise() -> None:
+    rng = np.random.default_rng(0)
+    noise = Wrong(batch=lambda x: x + torch.from_numpy(rng.normal(size=x.shape)).float())
+    trained(0, hooks=[noise])
+
+
 def test_only_the_given_parameters_are_trained() -> None:
     rng = stream(0, "train")
     model = build_model(NET.build, 10, DATA.train.image_shape, rng)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -193,5 +194,17 @@ class PoisonedSet:
             raise DataError(f"probes need names of their own; got {', '.join(names)}.")
         if self.goal not in get_args(Goal):
             raise DataError(f"goal must be one of {', '.join(get_args(Goal))}; got {self.goal!r}.")
+        for name, value in self.details.items():
+            if not isinstance(value, Real):
+                raise DataError(
+                    f"details are plain numbers; {name!r} is {type(value).__name__}. float() makes "
+                    "one of an array's or a tensor's only value."
+                )
+        trigger = self.trigger
+        shape = self.train.image_shape
+        if trigger is not None and (trigger.dtype != np.float32 or trigger.shape != shape):
+            raise DataError(
+                f"trigger must be float32 of shape {shape}; got {trigger.dtype} {trigger.shape}."
+            )
         if self.goal in ("triggered", "targeted") and not self.probes:
             raise DataError(f"a {self.goal} attack needs at least one probe.")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# What ends a piece of work and nothing else: also a component's `sys.exit`, which would otherwise
+# end the run with the status of a good one. Ctrl-C is none of them.
+FAILURES = (Exception, SystemExit)
 
 
 class UsageError(Exception):
@@ -33,6 +38,24 @@ def first_line(error: BaseException) -> str:
     """
     text = str(error).strip().split("\n", 1)[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """Raise a UsageError where code that is not the command line's would end the program.
+
+    Args:
+        what: Whose code it is, for the message.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise UsageError(f"{what}: {exit_message(error)}") from error
+
+
+def exit_message(error: SystemExit) -> str:
+    """Return what to say of a component that ends the program."""
+    return f"it ends the program (SystemExit: {error.code}); a component raises an error instead."
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

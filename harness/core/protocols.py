@@ -80,17 +80,18 @@ class Restarted(Protocol):
 
 
 class TrainingHook(Protocol):
-    """A defense's part in the training loop."""
+    """A defense's part in the training loop; what it returns is checked (harness.core.hooks)."""
 
     def before_epoch(
         self, epoch: int, train: ImageSet, model: nn.Module, rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Return the positions in ``train`` to train on this epoch, in any order."""
+        """Return the positions in ``train`` to train on this epoch, each once, in any order."""
         ...
 
     def on_batch(self, x: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Return a batch, float32 (B, C, H, W) in [0, 1], changed or not, before augmentation.
 
+        Noise may leave the range; shape, type and device stay.
         ``rows`` are the batch's positions in ``train``.
         """
         ...
