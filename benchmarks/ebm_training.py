@@ -110,7 +110,7 @@ def one_update(images: NDArray[np.uint8], nf: int, chain: int, device: str) -> C
     def trained(recipe: EBMRecipe) -> EBM:
         return train_ebm(images, EBMConfig(nf=nf), recipe, 0, device=device, precision="fp32")
 
-    still = trained(replace(recipe, lr=0.0))  # which leaves the weights that a training starts from
+    still = trained(replace(recipe, lr=1e-30))  # leaves the weights that a training starts from
     order = stream(0, "ebm", "order", 0).permutation(len(images))
     draws: list[Tensor] = []
 

@@ -7,8 +7,6 @@ embedded dataset ``shapes``. They are the same for what comes with the project a
 from __future__ import annotations
 
 import copy
-import inspect
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,7 +42,7 @@ from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
 from harness.core.params import ComponentSpec, check_offers
 from harness.core.protocols import Bounds, Oracle
-from harness.core.registry import Entry, Registry
+from harness.core.registry import Entry, Registry, attribute_docs
 from harness.core.seeds import stream
 from harness.poisons import changed_rows
 from harness.snapshots import snapshot_parameter
@@ -107,19 +105,9 @@ def _documented(entry: Entry[Any]) -> Iterator[str]:
     parameters = call(entry, lambda: entry.parameters, what="reading its fields")
     undocumented = [p.name for p in parameters.values() if not p.doc]
     yield require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
-    bare = _not_annotated(entry)
-    yield require(not bare, f"each documented attribute has a type {bare or ''}".strip())
-
-
-def _not_annotated(entry: Entry[Any]) -> list[str]:
-    """Return documented attributes of a class that are no parameters, for want of a type."""
-    classes = entry.factory.__mro__
-    annotated = {name for c in classes for name in inspect.get_annotations(c)}
-    return [
-        name
-        for name in dict.fromkeys(name for c in classes for name in vars(c))
-        if name not in annotated and re.search(rf"^ +{re.escape(name)}:", entry.doc, re.MULTILINE)
-    ]
+    known = {*parameters, *dir(entry.factory)}
+    stale = [name for name in attribute_docs(entry.doc) if name not in known]
+    yield require(not stale, f"each documented attribute is there {stale or ''}".strip())
 
 
 def _same(a: ImageSet, b: ImageSet) -> bool:

@@ -94,7 +94,7 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
     errors: dict[str, Json] = {}
     kept = [checkpoint_path(run, spec.spec_id) for spec in specs]
     labels = [each["labels"] for each in trials]
-    without = [frozenset(each["without"]) for each in trials]
+    without = [frozenset(each.get("without", ())) for each in trials]
     for place, result in run_together(specs, workshop, labels, kept, without):
         spec_id = specs[place].spec_id
         if isinstance(result, BaseException):

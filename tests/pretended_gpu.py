@@ -205,13 +205,11 @@ def _heads() -> object:
     return train_heads(features, labels, 3, recipe, [stream(0), stream(1)])
 
 
-def classifiers() -> Iterator[tuple[str, Callable[[], object]]]:
+def classifiers(workshop: Workshop) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield trainings of all classifiers."""
     yield "heads", _heads
     for entry in CLASSIFIERS:
-        classifier = entry.factory(**{
-            k: v for k, v in entry.factory.example.items() if k != "recipe"
-        })  # fmt: skip
+        classifier = build_example(CLASSIFIERS, entry, workshop)
         yield f"classifier {entry.name}", lambda c=classifier: _trained(c, _images())  # type: ignore[misc]
 
 
@@ -254,7 +252,7 @@ def main() -> None:
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Store(Path(folder)), "cpu")
-        for what, work in (*purifications(), *classifiers(), *components(workshop)):
+        for what, work in (*purifications(), *classifiers(workshop), *components(workshop)):
             try:
                 with pretended_gpu():
                     work()

@@ -49,7 +49,10 @@ def field(line: str):
 AT_IMPORT = {
     "mutable": (field("cells: list = [1, 2]"), "mutable default .* for field cells"),
     "by_zero": (lambda code: f"{code}\n1 / 0\n", "cannot be imported: ZeroDivisionError: division"),
-    "exits": (lambda code: f"{code}\nraise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
+    "exits": (
+        lambda code: f"{code}\nraise SystemExit(3)\n",
+        "cannot be imported: it ends the program .SystemExit: 3",
+    ),
     "bare": (
         lambda code: re.sub(r"@ATTACKS.register\(.*\)", "@ATTACKS.register", code),
         r"has @ATTACKS.register without parentheses; write @ATTACKS.register\(\)",

@@ -219,11 +219,13 @@ def test_a_violation_names_the_component(tmp_path, monkeypatch) -> None:
         ("no_dataclass", "@dataclass(frozen=True, slots=True, kw_only=True)", "",
          "must be a dataclass"),
         ("no_type", "    adv_label: int\n", "    adv_label: int\n    cell_px = 2\n",
-         r"violated: each documented attribute has a type \['cell_px'\]"),
+         "documents 'cell_px' under 'Attributes:', which is no parameter: annotate it"),
+        ("no_such", "    adv_label: int\n", "    adv_label: int\n",
+         r"violated: each documented attribute is there \['cell_px'\]"),
         ("no_import", "import numpy as np", "import numpy as np, no_such_module",
          "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("quits_early", "CALLS = []", "raise SystemExit(0)",
-         "cannot be imported: SystemExit: it ends the program"),
+         "cannot be imported: it ends the program .SystemExit: 0"),
         ("no_syntax", "CALLS = []", "CALLS = [", "cannot be imported: SyntaxError"),
     ],
 )  # fmt: skip
@@ -232,7 +234,7 @@ def test_what_is_no_component_gives_one_message(
 ) -> None:
     assert was in ATTACK
     source = ATTACK.replace(was, becomes)
-    if name == "no_type":
+    if name in ("no_type", "no_such"):
         source = source.replace(
             "adv_label: The class.", "adv_label: The class.\n        cell_px: 2."
         )

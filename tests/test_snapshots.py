@@ -108,12 +108,10 @@ def make(place: Path, steps: list[int], executor: Any = None) -> set[str]:
     study, shop = study_of(place, steps), workshop(place)
     plan = make_plan(study, shop)
     wanted = {t.spec_id for t in plan.trials}
-    return set(
-        make_units(
-            plan.units, wanted, shop, executor or InProcess(), study.resources,
-            Progress.silent(), [],
-        )
-    )  # fmt: skip
+    lost = make_units(
+        plan.units, wanted, shop, executor or InProcess(), study.resources, Progress.silent(), []
+    )
+    return set(lost.doomed)
 
 
 def purified(folder: Path) -> dict[str, str]:

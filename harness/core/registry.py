@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.core.code import code_digest
-from harness.core.errors import UnknownComponent, UsageError, first_line, nearest
+from harness.core.errors import UnknownComponent, UsageError, exit_message, first_line, nearest
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def parameters_of(cls: type) -> dict[str, Parameter]:
         UsageError: If a type or a default cannot be had; names the parameter.
     """
     hints = _hints(cls)
-    docs = _attribute_docs(inspect.getdoc(cls) or "")
+    docs = attribute_docs(inspect.getdoc(cls) or "")
     found = {}
     for field in dataclasses.fields(cls):
         default = field.default
@@ -118,11 +118,11 @@ def undeclared(cls: type) -> list[str]:
     for base in cls.__mro__:
         known |= inspect.get_annotations(base).keys()
         known |= {name for name, value in vars(base).items() if isinstance(value, property)}
-    documented = _attribute_docs(inspect.getdoc(cls) or "")
+    documented = attribute_docs(inspect.getdoc(cls) or "")
     return [name for name in documented if hasattr(cls, name) and name not in known]
 
 
-def _attribute_docs(doc: str) -> dict[str, str]:
+def attribute_docs(doc: str) -> dict[str, str]:
     """Return the text of each entry of the ``Attributes:`` section of a Google-style docstring."""
     found: dict[str, str] = {}
     inside, name = False, ""
@@ -240,9 +240,8 @@ class Registry(Generic[T]):
             self._entries.pop(name, None)  # it may have been registered before it failed
             if isinstance(error, UsageError):
                 raise type(error)(f"{self.kind} {name!r}: {error}") from error
-            raise UsageError(
-                f"{self.kind} {name!r} cannot be imported: {first_line(error)}"
-            ) from error
+            why = exit_message(error) if isinstance(error, SystemExit) else first_line(error)
+            raise UsageError(f"{self.kind} {name!r} cannot be imported: {why}") from error
         if name not in self._entries:
             raise UsageError(
                 f"the file of {self.kind} {name!r} registers no component of that name: decorate "
