@@ -19,7 +19,7 @@ from torch import nn
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
-from harness.conformance_calls import Violation, call, registered, require
+from harness.conformance_calls import Violation, call, require
 from harness.conformance_fresh import Fresh, fresh_interpreter
 from harness.conformance_hooks import hooks_of, hooks_outcome
 from harness.conformance_outcomes import (
@@ -59,7 +59,7 @@ def check_component(kind: str, name: str) -> Iterator[str]:
         UsageError: If there is no such component, or it lacks a part of its kind's contract.
     """
     registry = registry_of(kind)
-    entry = registered(registry, name)
+    entry = registry.get(name)
     check_offers(registry.kind, entry)
     try:
         yield from _documented(entry)

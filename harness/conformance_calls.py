@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import FAILURES, UsageError, exit_message
-from harness.core.registry import Entry, Registry
+from harness.core.registry import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +62,6 @@ def call(
     given = "None" if value is None else type(value).__name__
     require(isinstance(value, returns), f"{what} returns {_named(returns)}; it returned {given}")
     return value
-
-
-def registered(registry: Registry[Any], name: str) -> Entry[Any]:
-    """Return a component's entry, whatever its file does when it is imported.
-
-    Raises:
-        UsageError: If there is no such component, or its file cannot be imported.
-    """
-    try:
-        return registry.get(name)
-    except UsageError:
-        raise
-    except FAILURES as error:
-        logger.debug("import of %s", name, exc_info=True)
-        said = exit_message(error) if isinstance(error, SystemExit) else str(error)
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise UsageError(
-            f"{registry.kind} {name!r} cannot be imported: {type(error).__name__}: {said} "
-            f"({last.filename}:{last.lineno})"
-        ) from error
 
 
 def _place(entry: Entry[Any], error: BaseException) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
-from harness.conformance_calls import Violation, registered, require
+from harness.conformance_calls import Violation, require
 from harness.conformance_outcomes import outcome
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
@@ -97,7 +97,7 @@ def tell(components: Sequence[tuple[str, str]], folder: str) -> None:
     """Write down what components load and make in this interpreter."""
     use_threads(1)
     entries = [(registry_of(kind), name) for kind, name in components]
-    found = [(registry, registered(registry, name)) for registry, name in entries]
+    found = [(registry, registry.get(name)) for registry, name in entries]
     loaded = [module for module in HEAVY if module in sys.modules]
     made: dict[str, Json] = {}
     workshop = Workshop(Store(Path(folder) / "store"), "cpu")
