@@ -21,6 +21,7 @@ from harness.artifacts import Made
 from harness.checkpoint import TrainingFile
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import pick_device, pick_dtype
+from harness.core.errors import DataError
 from harness.core.params import construct
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, SCENARIOS, TrainingHook
 from harness.core.records import BEST_EPOCH, Outcome, Stage, TrialRecord
@@ -112,6 +113,8 @@ def prepare(spec: TrialSpec, workshop: Workshop, without: Set[str] = frozenset()
         purified, made = workshop.purified(data, poisoned, spec.defense, spec.seeds.purify)
         stage.reuse(made)
     hooks = workshop.component(DEFENSES, spec.defense).hooks()
+    if hooks is None:
+        raise DataError(f"defense {spec.defense.name!r}: hooks returned None; () is no hook.")
     return Prepared(spec, data, poisoned, purified, hooks, cost, without)
 
 

@@ -17,6 +17,7 @@ from harness.execution import Done, InProcess, attempt
 from harness.plan import make_plan
 from harness.run import RunSummary, run_study
 from harness.study import read_study
+from harness.trial import prepare
 from harness.units import STAGES
 from harness.work import finished
 from tests.tiny import STUDY, add_distribution, in_process, run, workshop, write_study
@@ -338,6 +339,17 @@ def test_ctrl_c_is_no_failure_of_a_piece_of_work() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         attempt(stopped, {})
+
+
+def test_a_defense_without_an_answer_on_hooks_is_named(tmp_path, monkeypatch) -> None:
+    source = STUMBLES.replace("return (Hook(),)", "pass")
+    source = source.replace("return train\n", "return train.with_images(255 - train.images)\n")
+    add_distribution(tmp_path, "defense", "silent", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match="defense 'silent': hooks returned None"):
+        shop = workshop(tmp_path)
+        plan = make_plan(read_study(write_study(tmp_path, defenses=["silent"])), shop)
+        prepare(next(t for t in plan.trials if t.defense.name == "silent"), shop)
 
 
 class Forgetful(InProcess):
