@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -602,7 +603,7 @@ for _command in (
 
 
 def main() -> None:
-    """Run the program; a usage error is one message and exit status 2."""
+    """Run the program; a usage error is one message and exit status 2, a full disk one and 1."""
     # Ray would otherwise build an environment of its own for workers under `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -611,3 +612,9 @@ def main() -> None:
     except UsageError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"{error}. What is finished is kept; with space, the same command goes on."
+        click.echo(f"error: {text}", err=True)
+        sys.exit(1)

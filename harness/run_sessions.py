@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from harness.core.files import write_text
 from harness.core.values import Json
+
+logger = logging.getLogger(__name__)
 
 KEY = "sessions"
 
@@ -51,4 +54,7 @@ def session(run: Path, where: dict[str, Json], done: Callable[[], int]) -> Itera
         yield
     finally:
         entry |= {"seconds": round(time.perf_counter() - began, 1), "trials": done() - before}
-        write()
+        try:
+            write()
+        except OSError as error:  # a full disk; why the call ended is worth more than this note
+            logger.warning("what this call took is not noted: %s", error)

@@ -166,7 +166,7 @@ class Cluster:
 
     def submit(self, study: Path, *arguments: str, token: str | None = TOKEN) -> tuple[int, str]:
         process = self.start(study, *arguments, token=token)
-        told, _ = process.communicate(timeout=180)
+        told, _ = process.communicate(timeout=400)  # a slow, busy machine takes minutes
         assert TOKEN not in told
         return process.returncode, told
 
