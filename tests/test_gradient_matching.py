@@ -430,3 +430,10 @@ def test_a_setup_of_other_data_is_refused(setup: Setup, message: str) -> None:
 def test_impossible_parameters_are_refused(make, message: str, surrogate: Predictor) -> None:
     with pytest.raises(DataError, match=message):
         make(surrogate)
+
+
+def test_surrogates_of_other_classes_are_refused() -> None:
+    """Their gradient of a label is that of another class."""
+    net = build_model(HlbXs(widths=(8, 8, 8)).build, 7, TRAIN.image_shape, stream(0)).eval()
+    with pytest.raises(DataError, match="knows 7 classes; the data have 3"):
+        attack_of(Predictor(net), 0, correct_only=False).poison(TRANSFER, TEST, stream(0))
