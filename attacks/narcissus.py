@@ -183,6 +183,12 @@ class Narcissus:
             what = f"trigger {str(self.trigger)!r}"
         elif isinstance(self.pood, ImageSet):
             shape, what = self.pood.image_shape, "pood images"
+            known = self.pood.num_classes
+            if self.search.warmup_logit == "adv_label" and self.adv_label >= known:
+                raise DataError(
+                    f"warmup_logit 'adv_label' takes the logit of a public class; adv_label is "
+                    f"{self.adv_label}, and pood has the classes 0..{known - 1}."
+                )
         if shape != train.image_shape:
             raise DataError(f"{what} have shape {shape}, training images {train.image_shape}.")
 
