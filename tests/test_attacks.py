@@ -145,7 +145,9 @@ def test_a_published_trigger_is_read_in_its_units(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (np.full((1, 3, 32, 32), 32 / 255, np.float32), "reaches 16.00 grey levels"),
-        (np.full((1, 3, 32, 32), 8.0, np.float32), "may be in units of"),
+        (np.full((1, 3, 32, 32), 8.0, np.float32), r"may be in units of 0\.\.255"),
+        (np.full((1, 3, 32, 32), 8 / 255, np.float32), r"4\.00 .* in units of \[0, 1\]"),
+        (np.zeros((1, 3, 32, 32), np.float32), "reaches 0.00 grey levels"),
         (np.full((1, 3, 32, 32), np.nan, np.float32), "must be finite"),
         (np.zeros((4, 3, 32, 32), np.float32), "must be finite and"),
         (np.zeros((1, 3, 32, 32), np.int64), "array of floats"),
@@ -160,7 +162,7 @@ def test_a_trigger_file_that_breaks_a_rule_is_refused(
 
 
 def test_a_trigger_of_another_size_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    path = save(tmp_path / "t.npy", np.zeros((1, 3, 16, 16), np.float32))
+    path = save(tmp_path / "t.npy", np.full((1, 3, 16, 16), 16 / 255, np.float32))
     with pytest.raises(DataError, match="have shape"):
         Narcissus(adv_label=0, trigger=path).check(DATA.train, DATA.test)
 
