@@ -206,6 +206,14 @@ def test_the_poisons_match_better_than_their_random_start(surrogate: Predictor) 
     assert problem.score(stored, fixed) == pytest.approx(crafted.loss_after, rel=1e-3)
 
 
+def test_a_network_without_finite_gradients_is_refused_and_no_random_start_returned() -> None:
+    problem = smooth_problem()
+    with torch.no_grad():
+        problem.surrogates[0].parameters[0][0] = torch.nan
+    with pytest.raises(DataError, match="matching loss is not finite"):
+        craft(problem, 16, QUICK, stream(0))
+
+
 def test_the_best_of_all_restarts_is_kept(surrogate: Predictor) -> None:
     problem = problem_of(surrogate, 4)
 
