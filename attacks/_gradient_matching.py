@@ -7,6 +7,7 @@ what would make a network err; perturb training images so that training on them 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -273,6 +274,9 @@ def craft(
         matching: Settings.
         rng: Source of all draws.
         restarts: Numbers of the restarts to make, at once; all by default, in their groups.
+
+    Raises:
+        DataError: If no score is finite.
     """
     seed = subseed(rng)
     fixed = matching.augment.draw((_SCORES, len(problem.base)), stream(seed, "score"))
@@ -281,7 +285,10 @@ def craft(
     runs = (
         run for group in numbers for run in _runs(problem, eps_255, matching, fixed, seed, group)
     )
-    return min(runs, key=lambda crafted: crafted.loss_after)
+    best = min(runs, key=lambda crafted: crafted.loss_after)
+    if not math.isfinite(best.loss_after):  # what is left then is a random start
+        raise DataError("the matching loss is not finite; look at the networks.")
+    return best
 
 
 def _runs(

@@ -276,6 +276,9 @@ def _length(features: Tensor, is_map: bool) -> Tensor:
 def bullseye_loss(features: Tensor, target: Tensor) -> Tensor:
     """Return ``|mean_i f_i - t| / |t|``, (T,): the length is not squared, as in the code.
 
+    Of maps this is the ratio of two means over positions; the published code takes the mean of the
+    positions' ratios, which has no value where a position of the target is silent.
+
     Args:
         features: (T, k, D) or (T, k, C, H, W).
         target: (T, D) or (T, C, H, W).

@@ -26,7 +26,8 @@ class FeatureReader:
         repeats: Passes under different dropout, whose features are averaged.
 
     Raises:
-        DataError: If the network has no such layer.
+        DataError: If the network has no such layer, or too few convolutions for a map or for
+            dropout.
     """
 
     def __init__(
@@ -42,10 +43,18 @@ class FeatureReader:
         if with_map and layer:
             self._submodule(layer).register_forward_hook(self._note_output)
         elif with_map:
-            if not convolutions:
-                raise DataError("the surrogate has no convolution; name the 'layer' to be matched.")
+            if len(convolutions) < 2:  # a single one reads the image itself
+                raise DataError(
+                    "the surrogate has no convolution behind another; name the 'layer' to be "
+                    "matched, one that gives maps (C, H, W)."
+                )
             convolutions[-1].register_forward_pre_hook(self._note_input)
         if dropout:
+            if len(convolutions) < 2:
+                raise DataError(
+                    f"dropout {dropout} goes before each convolution but the first; the surrogate "
+                    f"has {len(convolutions)}. Give dropout 0."
+                )
             for convolution in convolutions[1:]:
                 convolution.register_forward_pre_hook(self._drop)
 

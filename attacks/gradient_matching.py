@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from attacks._gradient_matching import Matching, Problem, craft, prepare
+from attacks._pgd import check_classes
 from attacks._setups import (
     BaseRule,
     Setup,
@@ -141,6 +142,8 @@ class GradientMatching:
         restarts: Sequence[int] | None,
     ) -> PoisonedSet:
         self.check(train, test)
+        for surrogate in self.surrogates:
+            check_classes(surrogate, train)
         setup, rows = self._setup(train, test, rng)
         device = next(self.surrogates[0].model.parameters()).device
         target = test.images[setup.target_row]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks._patch import Patch
+from attacks._pgd import check_classes
 from attacks._setups import BaseRule, choose_bases, mean_losses
 from attacks._surrogate_features import FeatureReader
 from attacks._triggered import check_label, triggered_probes
@@ -291,5 +292,7 @@ class Htbd:
     def _rows(self, train: ImageSet, rng: np.random.Generator) -> NDArray[np.int64]:
         scores = None
         if self.bases == "highest_loss":
+            for surrogate in self.surrogates:
+                check_classes(surrogate, train)
             scores = mean_losses(self.surrogates, train.take(train.labels == self.adv_label))
         return choose_bases(train, self.adv_label, self.poisons, self.bases, rng, scores)

@@ -22,6 +22,7 @@ from harness.core.protocols import ATTACKS, Bounds
 from harness.training import Predictor
 
 CLASS_SHARE = 0.1  # unless a share is given
+LEAST_REACH = 0.6  # of the bound; a search reaches all of it, and units of [0, 1] read as half
 _TINY_POOD = {"name": "shapes", "kind": "pood", "train": 120, "test": 12}
 
 
@@ -37,7 +38,8 @@ def read_trigger(path: Path, eps_255: int) -> NDArray[np.float32]:
         float32 (C, H, W) in units of [0, 1].
 
     Raises:
-        DataError: If the file is missing, no such array, not finite, or breaks the bound.
+        DataError: If the file is missing, no such array, not finite, breaks the bound, or stays so
+            far within it that it is in other units.
     """
     try:
         raw = np.load(path, allow_pickle=False)
@@ -51,8 +53,12 @@ def read_trigger(path: Path, eps_255: int) -> NDArray[np.float32]:
     if delta.ndim != 3 or not np.all(np.isfinite(delta)):
         raise DataError(f"trigger {str(path)!r} must be finite and (1, C, H, W); got {raw.shape}.")
     largest = float(np.abs(delta).max()) * 127.5
+    hint = None
     if largest > eps_255 + 0.01:
-        hint = " It may be in units of [0, 1] or 0..255." if largest > 1.5 * eps_255 else ""
+        hint = " It may be in units of 0..255." if largest > 255 else ""
+    elif largest < LEAST_REACH * eps_255:
+        hint = " It may be in units of [0, 1]; if not, give the bound that it keeps."
+    if hint is not None:
         raise DataError(
             f"trigger {str(path)!r} reaches {largest:.2f} grey levels when read in units of "
             f"[-1, 1]; eps_255 is {eps_255}.{hint}"
@@ -183,6 +189,12 @@ class Narcissus:
             what = f"trigger {str(self.trigger)!r}"
         elif isinstance(self.pood, ImageSet):
             shape, what = self.pood.image_shape, "pood images"
+            known = self.pood.num_classes
+            if self.search.warmup_logit == "adv_label" and self.adv_label >= known:
+                raise DataError(
+                    f"warmup_logit 'adv_label' takes the logit of a public class; adv_label is "
+                    f"{self.adv_label}, and pood has the classes 0..{known - 1}."
+                )
         if shape != train.image_shape:
             raise DataError(f"{what} have shape {shape}, training images {train.image_shape}.")
 

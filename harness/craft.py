@@ -15,7 +15,7 @@ from harness.core.spec import TrialSpec
 from harness.execution import Executor
 from harness.interop.export import poison_set_of
 from harness.interop.poison_set import write_poison_set
-from harness.labels import attack_label
+from harness.labels import attack_label, label_of
 from harness.making import make_units
 from harness.plan import make_plan
 from harness.progress import Progress
@@ -28,7 +28,7 @@ class Crafted:
     """One attack on one target with one seed, in the store.
 
     Attributes:
-        label: The attack's short name in the study.
+        label: The attack's short name in the study, with the dataset's where there are several.
         target: The attacked target, or None.
         seed: Of the poison.
         rows: Rows that it changes.
@@ -89,7 +89,7 @@ def craft_study(
         progress.note("every poison is there already")
     # Victims that differ are attacked with the same poisons.
     trials = {
-        (t.dataset.name, attack_label(t.attack, study.labels), t.target, t.seeds.poison): t
+        (_label(t, study), t.target, t.seeds.poison): t
         for t in plan.trials
         if t.spec_id not in doomed
     }
@@ -104,10 +104,9 @@ def _without_defenses(part: Crossing) -> Crossing | None:
 def _crafted(trial: TrialSpec, study: StudySpec, workshop: Workshop, out: Path | None) -> Crafted:
     data = workshop.dataset(trial.dataset)
     poisoned, made = workshop.poisoned(data, trial.attack, trial.seeds.poison)
-    label = attack_label(trial.attack, study.labels)
     found = Crafted(
-        label, trial.target, trial.seeds.poison, len(poisoned.poison_ids), made.seconds,
-        made.peak_mib, poisoned.details,
+        _label(trial, study), trial.target, trial.seeds.poison, len(poisoned.poison_ids),
+        made.seconds, made.peak_mib, poisoned.details,
     )  # fmt: skip
     if out is None:
         return found
@@ -117,8 +116,14 @@ def _crafted(trial: TrialSpec, study: StudySpec, workshop: Workshop, out: Path |
     return replace(found, folder=folder)
 
 
+def _label(trial: TrialSpec, study: StudySpec) -> str:
+    label = attack_label(trial.attack, study.labels)
+    several = len(study.datasets) > 1
+    return f"{label} on {label_of(trial.dataset, study.labels)}" if several else label
+
+
 def _folder(out: Path, trial: TrialSpec, study: StudySpec) -> Path:
     """Return where a set is written to: those of one attack side by side, by their numbers."""
-    label = attack_label(trial.attack, study.labels)
+    label = _label(trial, study)
     name = f"{label.replace('/', '-').replace(' ', '_')}-seed{trial.seeds.poison}"
     return out / name / str(trial.target or 0)

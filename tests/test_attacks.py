@@ -145,7 +145,9 @@ def test_a_published_trigger_is_read_in_its_units(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (np.full((1, 3, 32, 32), 32 / 255, np.float32), "reaches 16.00 grey levels"),
-        (np.full((1, 3, 32, 32), 8.0, np.float32), "may be in units of"),
+        (np.full((1, 3, 32, 32), 8.0, np.float32), r"may be in units of 0\.\.255"),
+        (np.full((1, 3, 32, 32), 8 / 255, np.float32), r"4\.00 .* in units of \[0, 1\]"),
+        (np.zeros((1, 3, 32, 32), np.float32), "reaches 0.00 grey levels"),
         (np.full((1, 3, 32, 32), np.nan, np.float32), "must be finite"),
         (np.zeros((4, 3, 32, 32), np.float32), "must be finite and"),
         (np.zeros((1, 3, 32, 32), np.int64), "array of floats"),
@@ -160,9 +162,33 @@ def test_a_trigger_file_that_breaks_a_rule_is_refused(
 
 
 def test_a_trigger_of_another_size_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    path = save(tmp_path / "t.npy", np.zeros((1, 3, 16, 16), np.float32))
+    path = save(tmp_path / "t.npy", np.full((1, 3, 16, 16), 16 / 255, np.float32))
     with pytest.raises(DataError, match="have shape"):
         Narcissus(adv_label=0, trigger=path).check(DATA.train, DATA.test)
+
+
+@pytest.mark.parametrize("known", [3, 9])
+def test_a_surrogate_of_other_public_images_is_refused(surrogate: Predictor, known: int) -> None:
+    """The logit that the trigger is sought for would be that of a public class, or none."""
+    pood = ImageSet(POOD.images, POOD.labels % known, POOD.ids, known)
+    attack = Narcissus(adv_label=1, surrogate=surrogate, pood=pood)
+    with pytest.raises(DataError, match=f"knows 6 classes and pood has {known}"):
+        attack.poison(DATA.train, DATA.test, stream(0))
+
+
+def test_a_class_without_a_public_logit_of_its_number_is_refused(surrogate: Predictor) -> None:
+    search = TriggerSearch(warmup_epochs=0, warmup_logit="adv_label")
+    attack = Narcissus(adv_label=7, surrogate=surrogate, pood=POOD, search=search)
+    with pytest.raises(DataError, match=r"adv_label is 7, and pood has the classes 0\.\.5"):
+        attack.check(DATA.train, DATA.test)
+
+
+def test_few_public_images_are_all_taken(surrogate: Predictor) -> None:
+    search = TriggerSearch(class_epochs=0, warmup_epochs=0, steps=1, pood_share=0.5)
+    of_class = DATA.train.take(DATA.train.labels == 3)
+    few = POOD.take(np.arange(20))
+    found = find_trigger(of_class, few, surrogate, 3, 16 / 255, search, stream(0))
+    assert np.isfinite(found.loss_after)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +209,7 @@ def test_impossible_parameters_are_refused(make, message: str) -> None:
 
 
 def test_a_new_class_leaves_the_old_logits_alone(surrogate: Predictor) -> None:
-    grown = Predictor(with_new_class(surrogate.model, stream(0)), surrogate.dtype)
+    grown = Predictor(with_new_class(surrogate.model, POOD.num_classes, stream(0)), surrogate.dtype)
     before, after = (p.logits(DATA.test.images[:4]) for p in (surrogate, grown))
     assert after.shape == (4, POOD.num_classes + 1)
     np.testing.assert_allclose(after[:, :-1], before, rtol=1e-2, atol=1e-2)

@@ -25,6 +25,7 @@ from harness.classifiers._base import GlobalMeanPool, ImageClassifier
 from harness.classifiers.hlb_xs import HlbXs
 from harness.classifiers.resnet9 import ResNet9
 from harness.classifiers.resnet18 import ResNet18
+from harness.classifiers.vit import ViT
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
 from harness.core.pixels import to_float
@@ -226,6 +227,20 @@ def test_every_network_offers_a_map(net: ResNet9 | ResNet18, layer: str, shape: 
         maps, features = reader.read(torch.rand(2, 3, 32, 32), 2)
     assert maps.shape == (2, 1, *shape)
     assert features.shape == (2, 1, predictor.model.head.in_features)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"with_map": True, "dropout": 0.0}, "name the 'layer'"),
+        ({"with_map": False, "dropout": 0.2}, "the surrogate has 1. Give dropout 0"),
+    ],
+)
+def test_a_single_convolution_has_no_map_and_no_place_for_dropout(settings, message: str) -> None:
+    """What it reads is the image: matching that, or dropping nothing, would be another attack."""
+    tokens = ViT(width=16, mlp_width=16, layers=1, heads=2).build(10, (3, 32, 32)).eval()
+    with pytest.raises(DataError, match=message):
+        FeatureReader(Predictor(tokens), layer="", repeats=1, **settings)
 
 
 # The effect

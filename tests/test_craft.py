@@ -41,6 +41,17 @@ def test_poisons_are_crafted_once_and_used_by_every_defense(cli, tmp_path) -> No
     assert {p: p.stat().st_mtime_ns for p in Path("store/poison").glob("*/poison.npz")} == made
 
 
+def test_sets_of_several_datasets_are_all_written(cli, tmp_path) -> None:
+    """One attack on two datasets is two sets, and neither takes the other's folder."""
+    sizes = (60, 80)
+    parts = [{"dataset": {**STUDY["dataset"], "train": rows}} for rows in sizes]
+    study = write_study(tmp_path, targets=[0], parts=parts)
+    assert cli("craft", study, *HERE, "--out", "poisons") == 0
+    folders = [Path(f"poisons/badnets_on_shapes_train={rows}-seed0/0") for rows in sizes]
+    assert [len(read_poison_set(folder)) for folder in folders] == [12, 16]
+    assert cli.out.count("badnets on shapes") == 2
+
+
 def test_what_is_written_can_be_linted_exported_and_run(cli, tmp_path) -> None:
     study = write_study(tmp_path, targets=[0, 1])
     assert cli("craft", study, *HERE, "--out", "poisons") == 0

@@ -101,6 +101,14 @@ def test_a_small_source_class_is_drawn_with_replacement(extractor: Predictor) ->
     assert len(attack.poison(few, TEST, stream(0)).poison_ids) == 20
 
 
+def test_losses_of_surrogates_of_other_classes_are_refused(extractor: Predictor) -> None:
+    train, test = (ImageSet(d.images, d.labels, d.ids, 7) for d in (TRANSFER, TEST))
+    with pytest.raises(DataError, match="knows 4 classes; the data have 7"):
+        hidden(extractor, bases="highest_loss").poison(train, test, stream(0))
+    attack = hidden(extractor, hiding=Hiding(iterations=2))  # features serve all the same
+    assert len(attack.poison(train, test, stream(0)).poison_ids) == 20
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"match_every": 0}, "match_every"), ({"lr": 0.0}, "lr must be"), ({"decay": 2.0}, "decay")],

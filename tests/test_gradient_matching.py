@@ -206,6 +206,14 @@ def test_the_poisons_match_better_than_their_random_start(surrogate: Predictor) 
     assert problem.score(stored, fixed) == pytest.approx(crafted.loss_after, rel=1e-3)
 
 
+def test_a_network_without_finite_gradients_is_refused_and_no_random_start_returned() -> None:
+    problem = smooth_problem()
+    with torch.no_grad():
+        problem.surrogates[0].parameters[0][0] = torch.nan
+    with pytest.raises(DataError, match="matching loss is not finite"):
+        craft(problem, 16, QUICK, stream(0))
+
+
 def test_the_best_of_all_restarts_is_kept(surrogate: Predictor) -> None:
     problem = problem_of(surrogate, 4)
 
@@ -430,3 +438,10 @@ def test_a_setup_of_other_data_is_refused(setup: Setup, message: str) -> None:
 def test_impossible_parameters_are_refused(make, message: str, surrogate: Predictor) -> None:
     with pytest.raises(DataError, match=message):
         make(surrogate)
+
+
+def test_surrogates_of_other_classes_are_refused() -> None:
+    """Their gradient of a label is that of another class."""
+    net = build_model(HlbXs(widths=(8, 8, 8)).build, 7, TRAIN.image_shape, stream(0)).eval()
+    with pytest.raises(DataError, match="knows 7 classes; the data have 3"):
+        attack_of(Predictor(net), 0, correct_only=False).poison(TRANSFER, TEST, stream(0))

@@ -177,7 +177,7 @@ def test_poisons_go_through_the_store_with_probes_trigger_and_details(tmp_path) 
         assert_same(one, crafted)
     assert [m.reused for m in (made, again, elsewhere)] == [False, True, True]
     np.save(trigger, np.zeros((1, 3, 32, 32), np.float32))  # another content under the same name
-    with pytest.raises(NoEffect):
+    with pytest.raises(DataError, match=r"reaches 0\.00 grey levels"):
         workshop(tmp_path).poisoned(data, attack, 0)
 
 
