@@ -267,30 +267,36 @@ def net_loss(layers: Layers, aims: Layers, center: Center, coefficients: Tensor 
     return torch.stack(each).mean(0)
 
 
-def _length(features: Tensor, is_map: bool) -> Tensor:
-    """Euclidean length of vectors (..., D); of maps (..., C, H, W) the mean over positions."""
-    norms: Tensor = torch.linalg.vector_norm(features, dim=-3 if is_map else -1)
-    return norms.mean((-2, -1)) if is_map else norms
+def _relative(difference: Tensor, target: Tensor, is_map: bool) -> Tensor:
+    """Return ``|difference| / |target|``, Euclidean: (...,) of vectors (..., D).
+
+    Of maps (..., C, H, W) it is the mean over positions, each with its own length. A position where
+    the target is silent has no ratio, and no part in the mean.
+    """
+    axis = -3 if is_map else -1
+    apart: Tensor = torch.linalg.vector_norm(difference, dim=axis)
+    length: Tensor = torch.linalg.vector_norm(target, dim=axis)
+    if not is_map:
+        return apart / length
+    heard = length > 0
+    ratio = heard * apart / length.where(heard, 1.0)  # a division by 0 would spoil the gradient
+    return ratio.sum((-2, -1)) / heard.sum((-2, -1))
 
 
 def bullseye_loss(features: Tensor, target: Tensor) -> Tensor:
     """Return ``|mean_i f_i - t| / |t|``, (T,): the length is not squared, as in the code.
 
-    Of maps this is the ratio of two means over positions; the published code takes the mean of the
-    positions' ratios, which has no value where a position of the target is silent.
-
     Args:
         features: (T, k, D) or (T, k, C, H, W).
         target: (T, D) or (T, C, H, W).
     """
-    is_map = target.ndim == 4
-    return _length(features.mean(1) - target, is_map) / _length(target, is_map)
+    return _relative(features.mean(1) - target, target, target.ndim == 4)
 
 
 def collision_loss(features: Tensor, target: Tensor) -> Tensor:
     """Return ``mean_i |f_i - t| / |t|``, (T,): each poison alone (see :func:`bullseye_loss`)."""
-    is_map = target.ndim == 4
-    return _length(features - target[:, None], is_map).mean(1) / _length(target, is_map)
+    target = target[:, None]
+    return _relative(features - target, target, target.ndim == 5).mean(1)
 
 
 def convex_loss(features: Tensor, target: Tensor, coefficients: Tensor) -> Tensor:

@@ -100,6 +100,9 @@ class Narcissus:
         pood: Public out-of-distribution images that the surrogate was trained on; likewise.
         trigger: Published trigger file to use instead of searching one (see
             :func:`read_trigger`).
+        seen: Images with the victim's classes, on whose ``adv_label`` the trigger is sought; the
+            victim's training set unless given. PureGen's fine-tuned victims learn from 50 images
+            of a class, and meet the trigger of all 5,000.
         eps_255: Linf bound in grey levels; 8, 16 and 64 in PureGen, 16 in the paper.
         class_share: Share of the class that is poisoned, in (0, 1]; 0.1 unless ``budget`` is given.
         budget: Share of the whole training set that is poisoned, in (0, 1], instead.
@@ -122,6 +125,7 @@ class Narcissus:
     surrogate: Predictor | None = None
     pood: ImageSet | None = None
     trigger: Path | None = None
+    seen: ImageSet | None = None
     eps_255: int = 8
     class_share: float | None = None
     budget: float | None = None
@@ -163,6 +167,8 @@ class Narcissus:
             raise DataError(f"magnifications are positive; got {list(self.magnifications)}.")
         if self.trigger is None and (self.surrogate is None or self.pood is None):
             raise DataError("give 'surrogate' and 'pood' to search a trigger, or a 'trigger' file.")
+        if self.seen is not None and self.trigger is not None:
+            raise DataError("a 'trigger' file is not searched; 'seen' would do nothing.")
         self._check_aware()
 
     def _check_aware(self) -> None:
@@ -197,6 +203,17 @@ class Narcissus:
                 )
         if shape != train.image_shape:
             raise DataError(f"{what} have shape {shape}, training images {train.image_shape}.")
+        if isinstance(self.seen, ImageSet):
+            self._check_seen(self.seen, train)
+
+    def _check_seen(self, seen: ImageSet, train: ImageSet) -> None:
+        if (seen.num_classes, seen.image_shape) != (train.num_classes, train.image_shape):
+            raise DataError(
+                f"seen has {seen.num_classes} classes of images {seen.image_shape}, the training "
+                f"set {train.num_classes} of {train.image_shape}."
+            )
+        if not np.any(seen.labels == self.adv_label):
+            raise DataError(f"seen has no image of class {self.adv_label} (adv_label).")
 
     def _check_budget(self, train: ImageSet) -> None:
         count, of_class = self._count(train), int(np.sum(train.labels == self.adv_label))
@@ -235,7 +252,10 @@ class Narcissus:
         """Choose the rows of the class, and search or read its trigger."""
         of_class = np.flatnonzero(train.labels == self.adv_label)
         rows = choose_rows(of_class, self._count(train), self.select, rng)
-        delta, details = self._trigger(train.take(of_class), rng)
+        seen = train if self.seen is None else self.seen
+        delta, details = self._trigger(
+            seen.take(np.flatnonzero(seen.labels == self.adv_label)), rng
+        )
         return Crafted(rows, delta, details)
 
     def _trigger(

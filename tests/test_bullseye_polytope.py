@@ -102,6 +102,20 @@ def test_the_form_never_grows_along_the_way() -> None:
         c = further
 
 
+def test_each_position_of_a_map_counts_by_its_own_length() -> None:
+    """A position of a tenth of the length counts as much; a silent one has no part."""
+    target = torch.zeros(1, 2, 2, 2)  # one target, two channels, 2x2 positions
+    target[0, 0] = torch.tensor([[10.0, 1.0], [2.0, 0.0]])
+    features = target[:, None].repeat(1, 2, 1, 1, 1)
+    features[:, :, 1, 0, 0], features[:, :, 1, 0, 1], features[:, :, 1, 1, 1] = 5.0, 3.0, 7.0
+    features.requires_grad_()
+    for loss in (bullseye_loss(features, target), collision_loss(features, target)):
+        torch.testing.assert_close(loss.detach(), torch.tensor([(0.5 + 3.0 + 0.0) / 3]))
+        (gradient,) = torch.autograd.grad(loss.sum(), [features])
+        assert bool(gradient.isfinite().all())
+        assert not gradient[..., 1, 1].any()
+
+
 @pytest.mark.parametrize("shape", [(7,), (5, 3, 2)])
 def test_with_equal_coefficients_the_forms_agree(shape: tuple[int, ...]) -> None:
     rng = stream(0)
@@ -115,14 +129,6 @@ def test_with_equal_coefficients_the_forms_agree(shape: tuple[int, ...]) -> None
     one = features[:, :1]
     torch.testing.assert_close(collision_loss(one, target), bullseye_loss(one, target))
     assert bool((bullseye_loss(features, target) <= collision_loss(features, target)).all())
-
-
-def test_a_maps_length_is_the_mean_over_its_positions() -> None:
-    target = torch.zeros(1, 2, 1, 2)
-    target[0, :, 0, 0] = torch.tensor([3.0, 4.0])  # lengths 5 and 0: 2.5 on average
-    features = torch.zeros(1, 1, 2, 1, 2)
-    features[0, 0, :, 0, 1] = torch.tensor([0.0, 1.0])  # differences 5 and 1: 3 on average
-    assert bullseye_loss(features, target).item() == pytest.approx(3 / 2.5)
 
 
 def test_one_poison_of_a_linear_net_without_a_bound_reaches_the_target() -> None:

@@ -79,6 +79,40 @@ def trained(train: ImageSet, net: HlbXs = NET) -> Predictor:
     return fit(build_model(net.build, 10, train.image_shape, rng), train, net.recipe, rng)
 
 
+# What the trigger is sought on
+
+
+def test_the_trigger_of_a_whole_class_serves_a_few_rows_of_it(surrogate: Predictor) -> None:
+    few = DATA.train.take(
+        np.concatenate([np.flatnonzero(DATA.train.labels == c)[:4] for c in range(10)])
+    )
+    given = {"surrogate": surrogate, "pood": POOD, "search": QUICK, "class_share": 1.0}
+    attack = Narcissus(adv_label=2, **given)
+    of_all = attack.poison(DATA.train, DATA.test, stream(0)).trigger
+    told = dataclasses.replace(attack, seen=DATA.train).poison(few, DATA.test, stream(0))
+    np.testing.assert_array_equal(told.trigger, of_all)
+    assert np.any(attack.poison(few, DATA.test, stream(0)).trigger != of_all)
+    np.testing.assert_array_equal(
+        told.train.images[told.train.labels == 2],
+        add_within(few.images[few.labels == 2], of_all, attack.eps_255),
+    )
+
+
+def test_seen_images_of_another_kind_are_refused(surrogate: Predictor, tmp_path: Path) -> None:
+    other = DATA.train.take(DATA.train.labels != 2)
+    larger = Shapes(train=200, test=100, size=2 * SIDE).load().train
+    for seen, message in (
+        (POOD, "seen has 6 classes"),
+        (larger, "seen has 10 classes of images"),
+        (other, "no image of class 2"),
+    ):
+        attack = Narcissus(adv_label=2, surrogate=surrogate, pood=POOD, seen=seen)
+        with pytest.raises(DataError, match=message):
+            attack.check(DATA.train, DATA.test)
+    with pytest.raises(DataError, match="'seen' would do nothing"):
+        Narcissus(adv_label=2, trigger=tmp_path / "t.npy", seen=DATA.train)
+
+
 # The gradient through Langevin steps
 
 
