@@ -454,6 +454,22 @@ def test_rows_are_matched_and_paired_where_they_can_be(comparison: Comparison) -
     np.testing.assert_allclose([m.p_holm for m in tested], expected)
 
 
+def test_equal_means_of_victims_that_differ_are_not_the_same_numbers(tmp_path: Path) -> None:
+    """Each target was hit by one victim of two in both runs, and by another one."""
+    runs = []
+    for hit_by in (0, 1):
+        records = [
+            record("bullseye", goal="targeted", target=target, victim=victim,
+                   probes={"target": (int(victim == hit_by), 1)})
+            for target in (0, 1) for victim in (0, 1)
+        ]  # fmt: skip
+        runs.append(read_run(write_run(tmp_path / str(hit_by), records, STUDY)))
+    success, accuracy = sorted(compare_runs(*runs).matches, key=lambda m: m.line.measure)[::-1]
+    assert success.pairs == 2 and success.difference.value == 0
+    assert verdict(success) == "too few pairs to tell"
+    assert verdict(accuracy) == "the same numbers"
+
+
 def test_the_unpaired_test_is_scipys(comparison: Comparison) -> None:
     found = next(m for m in comparison.matches if not m.pairs and m.line.measure != "accuracy")
     groups = tuple(np.array(hits(40, n, s)) for n, s in ((10, 2), (5, 5)))

@@ -186,6 +186,18 @@ def test_a_dead_attack_cannot_be_hidden(tmp_path: Path) -> None:
         submission_of(raw, "it")
 
 
+def test_what_is_said_of_an_attack_is_said_in_each_of_its_rows(tmp_path: Path) -> None:
+    raw = made(tmp_path, hits={"none": 60, "jpeg": 20})
+    rows = raw["measured"]["rows"]
+    [index] = [i for i, row in enumerate(rows) if row["labels"]["defense"] == "jpeg"]
+    rows[index]["flags"] = []
+    with pytest.raises(DataError, match=rf"rows\[{index}\].flags: got none.*'dead attack'"):
+        submission_of(raw, "it")
+    raw["measured"]["rows"] = [row for row in rows if row["labels"]["defense"] != "none"]
+    with pytest.raises(DataError, match=r"rows\[0\].flags: got none.*'unverified attack'"):
+        submission_of(raw, "it")
+
+
 def test_ranks_and_ties(tmp_path: Path) -> None:
     one = submitted(tmp_path, "one")
     # 18..28 overlaps with the 22..27 of the first; 300 is clearly worse than all.

@@ -137,6 +137,7 @@ def test_the_report_says_how_its_intervals_are_made(tmp_path: Path) -> None:
         sure = how_sure(run, summary)
         assert any_nested(summary) is nested
         assert ("nested bootstrap" in to_markdown(sure)) is nested
+        assert ("seed that moves all targets alike" in to_markdown(sure)) is nested
         assert all(pair.difference.nested is nested for pair in sure.pairs)
 
 

@@ -104,6 +104,19 @@ def test_tables_that_repeat_each_other_agree() -> None:
     assert cell.success.value == pytest.approx(table.success.value, abs=0.01)  # another run
 
 
+def test_versions_of_baselines_are_those_of_the_full_tables() -> None:
+    for classifier, item in (("mobilenet_v2", "table_8"), ("densenet121", "table_9")):
+        for defense in ("epic", "friends", "jpeg"):
+            for row in rows("table_2", classifier=classifier, defense=defense):
+                alike = [
+                    full.defense
+                    for full in rows(item, scenario=row.scenario, attack=row.attack.name)
+                    if full.success.value == pytest.approx(row.success.value)
+                    and full.accuracy.value == pytest.approx(row.accuracy.value)
+                ]
+                assert alike == [row.defense]
+
+
 def test_numbers_of_rows() -> None:
     counts = {item: len(published(item)) for item in items()}
     assert (counts["table_1"], counts["table_10"], counts["figure_2"]) == (48, 60, 20)

@@ -95,6 +95,11 @@ def test_single_trials_tie_when_their_intervals_overlap() -> None:
     assert "cannot tell" not in text_of(study({"none": (600,), "ebm": (60,), "jpeg": (170,)}))
 
 
+def test_a_single_trial_is_below_the_undefended_when_their_intervals_are_apart() -> None:
+    assert "not clearly below the undefended" in text_of(study({"none": (600,), "jpeg": (590,)}))
+    assert "not clearly" not in text_of(study({"none": (600,), "jpeg": (400,)}))
+
+
 def test_no_defense_within_the_tolerated_loss() -> None:
     text = text_of(study(correct={"none": 740, "ebm": 700, "jpeg": 690, "epic": 640}))
     assert "No defense stays within 2 points of accuracy" in text

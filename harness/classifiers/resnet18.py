@@ -20,6 +20,8 @@ class ResNet18:
     """ResNet-18 as used on CIFAR: 3x3 stem of stride 1, no max-pool, global mean pool.
 
     11,173,962 parameters for 10 classes. The default recipe is that of PureGen (arXiv 2405.18627).
+    The weights start as torchvision's do (He, by fan-out); in PureGen they start as PyTorch's
+    layers do, and so do those of ``resnet18_hlb`` and ``resnet34``.
 
     Attributes:
         recipe: How it is trained.

@@ -71,7 +71,8 @@ class Match:
     @property
     def same(self) -> bool:
         """Whether every compared trial has the very same number in both runs."""
-        return bool(self.pairs) and self.deviation in (0.0, None) and self.difference.value == 0
+        equal = self.difference.method == "none"  # each differs as all do, also within a pair
+        return bool(self.pairs) and equal and self.difference.value == 0
 
     @property
     def hopeless(self) -> bool:

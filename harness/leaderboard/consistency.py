@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.core.errors import DataError
-from harness.leaderboard.values import Claim, Measured
+from harness.leaderboard.values import SETTING, Claim, Measured
 from harness.report import flags
 from harness.report.statistics import Interval, share_interval, wilson
 
@@ -36,6 +38,35 @@ def check_row(row: Measured, where: str) -> None:
     if not attacked and row.probes:
         raise DataError(f"{where}.probes: got {len(row.probes)}; allowed: none without an attack.")
     _check_dead(row, where)
+
+
+def check_attack_flags(rows: Sequence[Measured], where: str) -> None:
+    """Check that each row says of its attack what the others of that attack say.
+
+    A defense has no credit against an attack that is dead, or that nothing shows to be alive.
+
+    Args:
+        rows: Of one run.
+        where: What to call them in messages.
+
+    Raises:
+        DataError: If not.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(tuple(row.labels[role] for role in SETTING), []).append(index)
+    for group in groups.values():
+        here = [rows[index] for index in group]
+        needed = {flag for row in here for flag in row.flags} & flags.OF_ATTACK
+        attacked = here[0].components["attack"]["name"] != "none"
+        if attacked and all(row.defended or not row.trials for row in here):
+            needed.add(flags.UNVERIFIED)
+        for index, row in zip(group, here, strict=True):
+            for flag in sorted(needed.difference(row.flags)):
+                raise DataError(
+                    f"{where}[{index}].flags: got none of its attack; needed: {flag!r}, "
+                    "as for every row of that attack."
+                )
 
 
 def check_claim(claim: Claim, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.errors import DataError
 from harness.core.spec import digest
-from harness.leaderboard.consistency import check_claim, check_row
+from harness.leaderboard.consistency import check_attack_flags, check_claim, check_row
 from harness.leaderboard.parsing import read_json
 from harness.leaderboard.schema import check_schema
 from harness.leaderboard.values import (
@@ -49,8 +49,10 @@ def submission_of(raw: Any, where: str, origin: Origin = "file") -> Submission:
         claims=tuple(map(_claim, raw["claims"])),
         raw=raw, origin=origin,
     )  # fmt: skip
-    for index, row in enumerate(found.run.rows if found.run else ()):
+    rows = found.run.rows if found.run else ()
+    for index, row in enumerate(rows):
         check_row(row, f"{where}, at measured.rows[{index}]")
+    check_attack_flags(rows, f"{where}, at measured.rows")
     for index, claim in enumerate(found.claims):
         check_claim(claim, f"{where}, at claims[{index}]")
     return found

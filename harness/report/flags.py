@@ -16,6 +16,8 @@ DEAD, NO_OP, UNVERIFIED, NO_FLOOR = "dead attack", "no-op", "unverified attack",
 ORACLE = "oracle"
 
 NO_CREDIT = frozenset({DEAD, NO_OP, UNVERIFIED, ORACLE})
+OF_ATTACK = frozenset({DEAD, UNVERIFIED, NO_FLOOR})
+"""What every row of an attack says alike."""
 
 EXPLANATIONS = {
     DEAD: (

@@ -102,8 +102,11 @@ def _interval_words(summary: Summary) -> tuple[str, ...]:
         "that is drawn its poison seeds, within these the purification seeds, and then the victim "
         "seeds, as far as a study has several. What comes with the target thus counts as often as "
         "there are targets, however many seeds each has. With one trial of each target it is the "
-        "plain bootstrap. Fewer than about ten targets still make such intervals too narrow. The "
-        "interval speaks of targets like these, p of these targets alone: the two may disagree."
+        "plain bootstrap. Fewer than about ten targets still make such intervals too narrow, and "
+        "so does a seed that moves all targets alike, as a victim's can where all start from one "
+        "network: each target draws its seeds for itself, though all were run with the same. The "
+        "interval speaks of targets like these, p of these targets and seeds alone: the two may "
+        "disagree."
     ]
     if any(r.goal == "targeted" and r.trials > len(r.targets) > 0 for r in summary.rows):
         said.append(
@@ -148,8 +151,8 @@ def _pair_words(pairs: Sequence[Pair]) -> tuple[str, ...]:
         "where each target is hit or not, the targets on which the two disagree are held against a "
         "coin (McNemar's exact test). Who looks at many pairs finds one that differs by luck, so p "
         "(Holm) is corrected for all p-values of one measure under one attack. A difference counts "
-        "as shown where p (Holm) is "
-        f"at most {sig.ALPHA:g}. That holds for the targets that were run, not for others.",
+        f"as shown where p (Holm) is at most {sig.ALPHA:g}. That holds for the targets and seeds "
+        "that were run, not for others.",
         f"“Pairs for {100 * POINTS:.0f} points” is how many pairs would show a difference of "
         f"{100 * POINTS:.0f} points in {100 * sig.POWER:.0f} of 100 such studies (p at most "
         f"{sig.ALPHA:g}, before correction), if the differences of more pairs spread as these do.",

@@ -255,18 +255,11 @@ def _tied(one: Row, other: Row, pairs: _Pairs, estimate: _Estimate) -> bool:
 
 
 def _is_lower(row: Row, bare: Row | None, pairs: _Pairs) -> bool:
-    """Whether success is below the undefended's: by the test, or by the interval without one."""
-    if row.headline is None or row.headline.delta is None:
+    """Whether success is below the undefended's, and the two are told apart."""
+    delta = row.headline.delta if row.headline else None
+    if bare is None or delta is None:
         return False
-    pair = _pair(row, bare, pairs) if bare else None
-    if _tested(pair):
-        return pair.shown and row.headline.delta.value < 0
-    return _below_zero(row.headline.delta)
-
-
-def _below_zero(difference: Interval) -> bool:
-    high = difference.value if difference.high is None else difference.high
-    return high < 0
+    return delta.value < 0 and not _tied(row, bare, pairs, _success)
 
 
 def _short(row: Row) -> str:
