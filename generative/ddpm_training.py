@@ -186,14 +186,15 @@ def train_ddpm(
         loss, estimates = run.update(iteration)
         total += loss
         done = iteration + 1
-        if on_progress and (done % progress_every == 0 or done == recipe.iterations):
+        if done % progress_every == 0 or done == recipe.iterations:
             mean = float(total) / (done - reported)
             if not math.isfinite(mean):
                 raise DataError(
                     f"training diverged at update {done}: the loss is not finite; lower lr."
                 )
-            seconds = time.perf_counter() - began
-            on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
+            if on_progress:
+                seconds = time.perf_counter() - began
+                on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
             total.zero_()
             reported = done
         due = done % checkpoint_every == 0 or done == recipe.iterations
