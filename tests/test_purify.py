@@ -352,6 +352,22 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
     assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
 
 
+def test_images_that_were_taken_away_are_not_called_done(cli, tmp_path) -> None:
+    np.savez("in.npz", images=pictures(4))
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    made = Path("out.npz").read_bytes()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert "this has been done before" in cli.out
+    Path("out.npz").unlink()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 2
+    assert f"'{tmp_path}/out.npz' is no longer there" in cli.err
+    for name in ("out.json", "out.changes.csv"):  # as the message says
+        assert f"'{tmp_path}/{name}'" in cli.err
+        Path(name).unlink()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert Path("out.npz").read_bytes() == made
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
