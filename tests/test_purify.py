@@ -141,6 +141,13 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def hurt(path: Path, place: int) -> None:
+    """Change eight bytes of a file."""
+    data = bytearray(path.read_bytes())
+    data[place : place + 8] = bytes(b ^ 0x5A for b in data[place : place + 8])
+    path.write_bytes(data)
+
+
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_table(cli, tmp_path, nested) -> None:
@@ -390,6 +397,10 @@ def test_images_that_were_taken_away_are_not_called_done(cli, tmp_path) -> None:
         (("bad.npz", "out.npz"), "cannot be read as .npz"),
         (("bad.parquet", "out.parquet"), "cannot be read as Parquet"),
         (("plain.parquet", "out.parquet"), "no column of image bytes"),
+        (("hurt.npz", "out.npz"), "hurt.npz' is damaged: .*'images.npy'"),
+        (("hurt_labels.npz", "out.npz"), "hurt_labels.npz' is damaged: .*'labels.npy'"),
+        (("hurt_packed.npz", "out.npz"), "hurt_packed.npz' is damaged: "),
+        (("hurt.parquet", "out.parquet"), "hurt.parquet' is damaged: "),
         (("in", "out", "--defense", "jpg"), "Did you mean 'jpeg'"),
         (("in", "out", "--defense", "none"), "does not purify images one by one"),
         (("in", "out", "--defense", "perfect_filter"), "does not purify images one by one"),
@@ -416,6 +427,14 @@ def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch)
     np.savez("good.npz", images=pictures(2))
     np.savez("two.npz", a=pictures(2), b=pictures(2), n=np.arange(2))
     pq.write_table(pa.table({"label": [1, 2]}), "plain.parquet")
+    columns = {"images": pictures(9), "labels": np.arange(500)}
+    np.savez("hurt.npz", **columns)
+    np.savez("hurt_labels.npz", **columns)
+    np.savez_compressed("hurt_packed.npz", **columns)
+    pq.write_table(pa.table({"image": [png(i) for i in pictures(9)]}), "hurt.parquet")
+    for name, place in (("hurt", 9000), ("hurt_labels", -1000), ("hurt_packed", 9000)):
+        hurt(Path(f"{name}.npz"), place)
+    hurt(Path("hurt.parquet"), 4)
     given = arguments if "--defense" in arguments else (*arguments, "--defense", "jpeg")
     before = sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts)
     assert purify(cli, *given) == 2, cli.out
