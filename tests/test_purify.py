@@ -27,6 +27,8 @@ from tests.tiny import EBM, CommandLine
 
 JPEG = "{name: jpeg, quality: 30}"
 HALF = json.dumps({"name": "chain", "parts": ["jpeg", "random_noise"]})
+DDPM = {"name": "ddpm", "recipe": {"horizon": 30, "batch_size": 8}, "dataset": EBM["dataset"]}
+FAR = json.dumps({"name": "puregen_ddpm", "steps": 31, "ddpm": DDPM})
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -410,6 +412,7 @@ def test_images_that_were_taken_away_are_not_called_done(cli, tmp_path) -> None:
         (("in", "out", "--defense", "puregen_ebm"), "puregen_ebm.* needs 'ebm'"),
         (("in", "out", "--set", "quality=101"), "quality"),
         (("odd", "out", "--defense", json.dumps({"name": "puregen_ebm", "ebm": EBM})), "'x.png': "),
+        (("good.npz", "out.npz", "--defense", FAR), "horizon of 30 time steps; 31 are too many"),
     ],
 )
 def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch) -> None:
