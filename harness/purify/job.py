@@ -282,7 +282,14 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
     for path in (job.manifest, job.parts / JOB):
         if path.is_file():
             earlier = _same_job(path, what, job)
-            return earlier if path == job.manifest else None
+            if path != job.manifest:
+                return None
+            if not job.out.exists():
+                raise UsageError(
+                    f"{str(job.out)!r} is no longer there, though {str(path)!r} says that it was "
+                    f"made. Remove that and {str(job.changes)!r} to make it anew."
+                )
+            return earlier
     for path in (job.out, job.changes):
         if path.exists() and not (
             job.source.is_dir() and path.is_dir() and not any(path.iterdir())
