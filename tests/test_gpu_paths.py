@@ -1,11 +1,15 @@
 """What would run on a GPU keeps its tensors on one device; no number is looked at."""
 
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from harness.cluster.worker import begin
+from harness.study import Resources
 from tests.pretended_gpu import pretended_gpu
 
 
@@ -28,3 +32,24 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
         with pytest.raises(TypeError, match="numpy cannot read a tensor on cuda"):
             there.numpy()
     assert torch.zeros(2).numpy().shape == (2,)
+
+
+def test_a_piece_that_was_given_no_gpu_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    begin(Resources(gpus=0.5))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    begin(Resources())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.cluster
+def test_a_process_is_lent_one_gpu_and_ends() -> None:
+    # A Ray of its own, told of a GPU: the tests' common one has none.
+    command = [sys.executable, "-m", "tests.gpu_on_ray"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    without, first, second = json.loads(done.stdout)
+    assert without["seen"] == ""
+    assert first["seen"] == second["seen"] == "0"
+    # CUDA stays on the GPU that a process saw first: of several, the next piece's may be another.
+    assert first["pid"] != second["pid"]
