@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from harness.cluster import worker
 from harness.cluster.worker import begin
 from harness.study import Resources
 from tests.pretended_gpu import pretended_gpu
@@ -40,6 +41,26 @@ def test_a_piece_that_was_given_no_gpu_sees_none(monkeypatch: pytest.MonkeyPatch
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     begin(Resources())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_process_gives_back_what_an_earlier_piece_left_on_its_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    did = list[str]()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: did.append("wait"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: did.append("free"))
+    monkeypatch.setattr(worker.os, "_exit", lambda status: did.append(f"exit {status}"))
+    begin(Resources(gpus=0.25))
+    assert did == ["wait", "free"]
+
+    def broken() -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    did.clear()
+    begin(Resources(gpus=0.25))  # CUDA would fail in every later piece of this process
+    assert did == ["exit 1"]
 
 
 @pytest.mark.cluster
