@@ -63,6 +63,28 @@ def test_a_process_gives_back_what_an_earlier_piece_left_on_its_gpu(
     assert did == ["exit 1"]
 
 
+@pytest.mark.parametrize(
+    ("resources", "room"),
+    [
+        (Resources(cpus=1), 82),
+        (Resources(cpus=1, gpus=1.0), 5),  # 64 CPUs have no GPU, and two GPUs no CPU
+        (Resources(cpus=1, gpus=0.4), 8),  # two a card, not seven on three
+        (Resources(cpus=1, gpus=0.1), 18),
+        (Resources(cpus=2, gpus=2.0), 2),
+    ],
+)
+def test_pieces_at_once_are_counted_by_node_and_card(
+    resources: Resources, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.cluster.tasks import slots
+
+    of_nodes = ({"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 3.0})
+    nodes = [{"Alive": True, "Resources": there} for there in of_nodes]
+    nodes.append({"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}})
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert slots(resources) == room
+
+
 @pytest.mark.cluster
 def test_a_process_is_lent_one_gpu_and_ends() -> None:
     # A Ray of its own, told of a GPU: the tests' common one has none.

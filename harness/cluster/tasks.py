@@ -67,9 +67,15 @@ def _collect(ref: ray.ObjectRef[Result], index: int) -> Done:
 
 
 def slots(resources: Resources) -> int:
-    """Return how many pieces the cluster can run at once."""
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    found = there.get("CPU", 0) / resources.cpus
+    """Return how many pieces the cluster can run at once: a piece is on one node, and one card."""
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    return sum(_room(node, resources) for node in nodes)
+
+
+def _room(node: dict[str, float], resources: Resources) -> int:
+    found = node.get("CPU", 0) // resources.cpus
     if resources.gpus:
-        found = min(found, there.get("GPU", 0) / resources.gpus)
+        cards = node.get("GPU", 0)
+        share = resources.gpus
+        found = min(found, cards // share if share >= 1 else cards * (1 // share))
     return int(found)
