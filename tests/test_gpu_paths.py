@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from harness.cli import cli
+from harness.cli_options import open_workshop
 from harness.cluster import worker
 from harness.cluster.worker import begin
+from harness.core.errors import UsageError
 from harness.study import Resources
 from tests.pretended_gpu import pretended_gpu
 
@@ -61,6 +66,20 @@ def test_a_process_gives_back_what_an_earlier_piece_left_on_its_gpu(
     did.clear()
     begin(Resources(gpus=0.25))  # CUDA would fail in every later piece of this process
     assert did == ["exit 1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["run", "craft"])
+def test_a_head_needs_no_gpu(command: str, tmp_path: Path) -> None:
+    def said(*options: str) -> str:
+        store = ["--store", str(tmp_path), "--device", "cuda"]
+        with pytest.raises(UsageError) as refused:
+            CliRunner().invoke(cli, [command, "smoke", *store, *options], catch_exceptions=False)
+        return str(refused.value)
+
+    assert "finds no GPU" in said("--in-process")
+    assert "give --device cuda and --set resources.gpus=1" in said()  # which its nodes may have
+    assert open_workshop(str(tmp_path), "cuda", here=False).device == "cuda"
 
 
 @pytest.mark.parametrize(
