@@ -566,7 +566,8 @@ def purify(
         column,
     )
     console = open_console()
-    services = executor_of(in_process, address, cpus, Resources(), device)
+    asked = Resources(gpus=float(device == "cuda"))
+    services = executor_of(in_process, address, cpus, asked, device)
     try:
         done = run_job(job, open_workshop(store, device), services, Progress(console))
     except KeyboardInterrupt:

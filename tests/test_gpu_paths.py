@@ -4,18 +4,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM, EBMConfig
+from harness.artifacts import Store
 from harness.cli import cli
 from harness.cli_options import open_workshop
 from harness.cluster import worker
 from harness.cluster.worker import begin
 from harness.core.errors import UsageError
+from harness.core.params import complete
+from harness.core.protocols import DEFENSES
+from harness.execution import Done, InProcess
+from harness.progress import Progress
+from harness.purify.job import Job, run_job
 from harness.study import Resources
+from harness.workshop import Workshop
 from tests.pretended_gpu import pretended_gpu
 
 
@@ -80,6 +93,40 @@ def test_a_head_needs_no_gpu(command: str, tmp_path: Path) -> None:
     assert "finds no GPU" in said("--in-process")
     assert "give --device cuda and --set resources.gpus=1" in said()  # which its nodes may have
     assert open_workshop(str(tmp_path), "cuda", here=False).device == "cuda"
+
+
+class Cluster(InProcess):
+    """Has GPUs, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked = set[Resources]()
+
+    def where(self) -> dict[str, Any]:
+        return {"gpus": 2}
+
+    def units(self, function: Any, payloads: Any, resources: Resources) -> Iterator[Done]:
+        self.asked.add(resources)
+        return super().units(function, payloads, resources)
+
+    stream = units
+
+
+@pytest.mark.parametrize(
+    ("defense", "device", "gpus"),
+    [("puregen_ebm", "auto", 1.0), ("puregen_ebm", "cpu", 0.0), ("jpeg", "auto", 0.0)],
+)
+def test_purify_asks_for_gpus_where_networks_run(
+    defense: str, device: str, gpus: float, tmp_path: Path
+) -> None:
+    save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "in.npz", images=images)
+    network = {"ebm": {"path": str(tmp_path / "ebm")}, "steps": 2}
+    raw = {"name": defense, **(network if defense == "puregen_ebm" else {})}
+    job = Job(tmp_path / "in.npz", tmp_path / "out.npz", complete(DEFENSES, raw, "x"))
+    shop, cluster = Workshop(Store(tmp_path / "store"), device), Cluster()
+    run_job(job, shop, lambda: nullcontext(cluster), Progress.silent())
+    assert cluster.asked == {Resources(gpus=gpus)}
 
 
 @pytest.mark.parametrize(
