@@ -27,9 +27,11 @@ from harness.core.protocols import DEFENSES
 from harness.execution import Done, InProcess
 from harness.progress import Progress
 from harness.purify.job import Job, run_job
-from harness.study import Resources
+from harness.run import run_study
+from harness.study import Resources, read_study
 from harness.workshop import Workshop
 from tests.pretended_gpu import pretended_gpu
+from tests.tiny import write_study
 
 
 def test_everything_finds_its_tensors_on_the_gpu() -> None:
@@ -108,7 +110,7 @@ class Cluster(InProcess):
         self.asked.add(resources)
         return super().units(function, payloads, resources)
 
-    stream = units
+    stream = trials = units
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,16 @@ def test_purify_asks_for_gpus_where_networks_run(
     shop, cluster = Workshop(Store(tmp_path / "store"), device), Cluster()
     run_job(job, shop, lambda: nullcontext(cluster), Progress.silent())
     assert cluster.asked == {Resources(gpus=gpus)}
+
+
+def test_a_run_says_that_gpus_stand_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, study = list[str](), write_study(tmp_path)
+    monkeypatch.setattr(Progress, "note", lambda self, text: said.append(text))
+    for name, device in (("one", "auto"), ("two", "cpu")):
+        shop = Workshop(Store(tmp_path / "store"), device)
+        services = lambda work: nullcontext((Cluster(), None))  # noqa: E731
+        run_study(read_study(study), shop, tmp_path / name, services, limit=1)
+    assert ["2 GPUs stand idle" in text for text in said].count(True) == 1
 
 
 @pytest.mark.parametrize(
