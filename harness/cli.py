@@ -116,7 +116,7 @@ def run(
         execute(
             checked,
             folder,
-            open_workshop(store, device),
+            open_workshop(store, device, here=in_process),
             limit=limit,
             executor=executor_of(in_process, address, cpus, checked.resources, device),
             joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
@@ -404,9 +404,8 @@ def craft(
     services = executor_of(in_process, address, cpus, checked.resources, device)
     folder = out.expanduser().resolve() if out else None
     try:
-        crafted, errors = craft_study(
-            checked, open_workshop(store, device), services, Progress(console), folder
-        )
+        workshop = open_workshop(store, device, here=in_process)
+        crafted, errors = craft_study(checked, workshop, services, Progress(console), folder)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
         sys.exit(130)
@@ -568,7 +567,8 @@ def purify(
         column,
     )
     console = open_console()
-    services = executor_of(in_process, address, cpus, Resources(), device)
+    asked = Resources(gpus=float(device == "cuda"))
+    services = executor_of(in_process, address, cpus, asked, device)
     try:
         done = run_job(job, open_workshop(store, device), services, Progress(console))
     except KeyboardInterrupt:

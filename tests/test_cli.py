@@ -568,7 +568,7 @@ def test_bad_options(cli, tmp_path, monkeypatch, options, message) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_gpu_that_is_not_there(cli, tmp_path, device) -> None:
-    assert cli("run", write_study(tmp_path), "--device", device) == 2
+    assert cli("run", write_study(tmp_path), "--device", device, "--in-process") == 2
     assert cli.err == (
         f"error: device '{device}' was asked for, and torch finds no GPU; allowed: 'cpu'.\n"
     )
