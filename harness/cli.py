@@ -433,7 +433,11 @@ def list_components(kind: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def describe(kind: str, name: str, as_json: bool) -> None:
-    """Describe one component: what it does, its parameters, its paper."""
+    """Describe one component: what it does, its parameters, its paper.
+
+    KIND is one of those that ls lists; a study is described by what it crosses, its costs and
+    its variables.
+    """
     from harness.catalogue import describe_component, describe_text
 
     if as_json:
