@@ -154,7 +154,8 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--out", required=True, type=OnDisk(), help="Folder for the result."),
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                help="nf=32, recipe.lr=3e-4",
+                help="Change a parameter of the network, as describe lists them: recipe.lr=3e-4. "
+                "Repeatable.",
             ),
             click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
             click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True),

@@ -122,6 +122,7 @@ def test_describe(cli) -> None:
         (("ls", "atacks"), "unknown kind 'atacks'. Did you mean 'attacks'? Allowed: attacks, "),
         (("describe", "attack", "badnet"), "unknown attack 'badnet'. Did you mean 'badnets'?"),
         (("describe", "atack", "badnets"), "unknown kind 'atack'. Did you mean 'attacks'?"),
+        (("describe", "stdies", "smoke"), "unknown kind 'stdies'. Did you mean 'studies'?"),
         (("check-plugin", "defense", "jpg"), "unknown defense 'jpg'. Did you mean 'jpeg'?"),
         (
             ("validate", "smoek"),

@@ -108,6 +108,7 @@ def test_a_folder(cli, tmp_path) -> None:
     assert manifest["parameters"]["quality"] == 30
     assert not (tmp_path / "out" / ".purify").exists()
     assert "20 of 20 images changed" in cli.out
+    assert "no images of a known format, and not copied: 1 (labels.csv)" in cli.out
     before = (tmp_path / "out" / files[0]).stat().st_mtime_ns
     assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
     assert "done before" in cli.out

@@ -35,6 +35,7 @@ class ArraySource:
     """
 
     suffix = ".npz"
+    left_out: Sequence[str] = ()
 
     def __init__(self, path: Path, column: str | None) -> None:
         self.path = path

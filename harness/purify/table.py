@@ -38,6 +38,7 @@ class TableSource:
     """
 
     suffix = ".parquet"
+    left_out: Sequence[str] = ()
 
     def __init__(self, path: Path, column: str | None) -> None:
         self.path = path
