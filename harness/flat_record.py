@@ -102,6 +102,8 @@ def metrics_of(record: TrialRecord) -> dict[str, float]:
     for stage, cost in record.stages.items():
         metrics[f"seconds_{stage}"] = cost.seconds
         metrics[f"peak_mib_{stage}"] = cost.peak_mib
+        if cost.gpu_peak_mib:
+            metrics[f"gpu_peak_mib_{stage}"] = cost.gpu_peak_mib
     return metrics | {f"detail.{name}": value for name, value in record.details.items()}
 
 

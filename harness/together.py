@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.core.data import ImageSet
-from harness.core.device import pick_device
+from harness.core.device import forget_gpu_peak, pick_device
 from harness.core.errors import FAILURES
 from harness.core.params import construct
 from harness.core.protocols import CLASSIFIERS, SCENARIOS, Classifier, TrainingHook
@@ -131,6 +131,7 @@ def _finish_joint(
 def _train_joint(prepared: Sequence[Prepared], workshop: Workshop) -> Sequence[Trained]:
     spec = prepared[0].spec
     scenario = workshop.component(SCENARIOS, spec.scenario)
+    forget_gpu_peak()
     began = time.perf_counter()
     trained: Sequence[Trained] = scenario.train_many(
         construct(CLASSIFIERS, spec.classifier, {}), workshop.start(spec.classifier),

@@ -20,7 +20,7 @@ from torch import nn
 from harness.artifacts import Made
 from harness.checkpoint import TrainingFile
 from harness.core.data import Dataset, ImageSet, PoisonedSet
-from harness.core.device import pick_device, pick_dtype
+from harness.core.device import forget_gpu_peak, gpu_peak_mib, pick_device, pick_dtype
 from harness.core.errors import DataError
 from harness.core.params import construct
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES, SCENARIOS, TrainingHook
@@ -267,6 +267,7 @@ class Costs:
     @contextmanager
     def stage(self, name: str) -> Iterator[_Running]:
         """Measure a stage."""
+        forget_gpu_peak()
         running, began = _Running(), time.perf_counter()
         yield running
         elapsed = time.perf_counter() - began
@@ -276,4 +277,4 @@ class Costs:
     def note(self, name: str, seconds: float, reused: bool = False) -> None:
         """Write down what a stage took."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-        self.stages[name] = Stage(seconds, peak, reused)
+        self.stages[name] = Stage(seconds, peak, reused, gpu_peak_mib())

@@ -13,8 +13,15 @@ from attacks.ntga import labelled
 from harness.artifacts import Store
 from harness.core import device
 from harness.core.data import ImageSet
-from harness.core.device import on_device, pick_device, pick_dtype, true_float32
+from harness.core.device import (
+    gpu_peak_mib,
+    on_device,
+    pick_device,
+    pick_dtype,
+    true_float32,
+)
 from harness.core.errors import UsageError
+from harness.trial import Costs
 from harness.workshop import Workshop
 
 CPU = torch.device("cpu")
@@ -67,6 +74,19 @@ def test_each_gpu_computes_in_what_it_has_itself(
     assert not caplog.records
     assert pick_dtype("bf16", torch.device("cuda:1")) == torch.bfloat16
     assert "emulates" in caplog.text
+
+
+def test_the_peak_of_a_stage_is_that_of_the_fullest_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_peak_mib() == 0.0  # CUDA is not there, and is not started to look
+    held, reset = {0: 3 * 2**20, 1: 5 * 2**20}, []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.__getitem__)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    costs = Costs()
+    with costs.stage("train"):
+        assert reset == [0, 1]
+    assert costs.stages["train"].gpu_peak_mib == 5.0
 
 
 def precisions() -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.records import Stage
+from harness.flat_record import metrics_of
 from harness.report.chains import chain_notes
 from harness.report.collect import read_run
 from harness.report.components import component_table
@@ -53,6 +54,16 @@ def test_what_trials_share_is_counted_once() -> None:
         ["Purification", "2", "4.0", "2.0"],
         ["Training classifiers", "4", "2.0", "2.0"],
     ]
+
+
+def test_memory_of_gpus_has_a_column_where_there_was_one() -> None:
+    cost = {"train": Stage(60.0, 1024.0, gpu_peak_mib=1536.0), "evaluate": Stage(6.0, 1024.0)}
+    here = Trial.of(record("narcissus", "jpeg", target=2, stages=cost))
+    table = effort_table([here])
+    assert table.heads[-1].title == "GPU memory (GiB)"
+    assert [row[-1].text for row in table.rows] == ["1.5", ""]
+    assert metrics_of(here.record)["gpu_peak_mib_train"] == 1536.0
+    assert "gpu_peak_mib_evaluate" not in metrics_of(here.record)
 
 
 def test_of_a_chain_the_longest_alone_is_counted() -> None:

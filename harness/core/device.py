@@ -119,6 +119,21 @@ def on_device(values: Tensor, device: torch.device | str) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def forget_gpu_peak() -> None:
+    """Let :func:`gpu_peak_mib` count from here on."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+
+
+def gpu_peak_mib() -> float:
+    """Return the largest memory that torch held on a GPU of this process; 0.0 without one."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return 0.0
+    held = map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count()))
+    return max(held, default=0) / 2**20
+
+
 def use_threads(count: int) -> None:
     """Let torch use exactly ``count`` threads: two that fight over a core are far slower."""
     os.environ["OMP_NUM_THREADS"] = str(count)

@@ -68,11 +68,21 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Cost of one stage; ``reused`` when its result came from the store at that recorded cost."""
+    """Cost of one stage.
+
+    Attributes:
+        seconds: Wall time.
+        peak_mib: Largest memory of the process by the end of the stage.
+        reused: Whether its result came from the store, at the seconds recorded there.
+        gpu_peak_mib: Largest memory that torch held on the process's GPU during the stage: what
+            a share of a GPU has to offer, besides some 0.5 GiB that CUDA takes per process. 0
+            without a GPU.
+    """
 
     seconds: float
     peak_mib: float
     reused: bool = False
+    gpu_peak_mib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

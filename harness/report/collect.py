@@ -189,6 +189,9 @@ def _trial_columns(trial: Trial) -> dict[str, Any]:
     record, move = trial.record, trial.record.movement
     stages = {f"seconds_{k}": s.seconds for k, s in record.stages.items()}
     peaks = {f"peak_mib_{k}": s.peak_mib for k, s in record.stages.items()}
+    peaks |= {
+        f"gpu_peak_mib_{k}": s.gpu_peak_mib for k, s in record.stages.items() if s.gpu_peak_mib
+    }
     return {
         "spec_id": record.spec_id,
         "status": record.status,

@@ -23,6 +23,10 @@ _HEADS = (
     Head("Made", "Poison sets, purified sets (a chain is one), trainings."),
     Head("Minutes"), Head("Peak memory (GiB)", "Highest of the worker processes in that stage."),
 )  # fmt: skip
+_GPU_HEAD = Head(
+    "GPU memory (GiB)",
+    "Most that one process held on its GPU in that stage; CUDA itself takes some 0.5 besides.",
+)
 
 _CALL_HEADS = (
     Head("Started", numeric=False), Head("Minutes", "Wall time."), Head("Trials finished"),
@@ -51,15 +55,19 @@ def effort_table(trials: Sequence[Trial]) -> Table:
                 )
         spent = [s for s in once.values() if s.seconds > 0]
         if spent:
-            minutes, peak = (
+            minutes, peak, gpu = (
                 sum(s.seconds for s in spent) / 60,
                 max(s.peak_mib for s in spent) / 1024,
+                max(s.gpu_peak_mib for s in spent) / 1024,
             )
             rows.append((
                 Entry(title, title), Entry(str(len(spent)), len(spent)),
                 Entry(f"{minutes:.1f}", minutes), Entry(f"{peak:.1f}", peak),
+                Entry(f"{gpu:.1f}" if gpu else "", gpu),
             ))  # fmt: skip
-    return Table(_HEADS, tuple(rows))
+    if not any(gpu.value for *_, gpu in rows):
+        return Table(_HEADS, tuple(row[:-1] for row in rows))
+    return Table((*_HEADS, _GPU_HEAD), tuple(rows))
 
 
 def calls_table(study: Study, finished: str = "Trials finished") -> Table:
