@@ -149,4 +149,5 @@ def names_of(trial: TrialSpec, labels: Mapping[str, str]) -> dict[str, str]:
 
 def judged_labels(trial: TrialSpec, labels: Mapping[str, str]) -> dict[str, str]:
     """Return the label of each attack whose probes a trial is tested on, by its id."""
-    return {attack_id(a): attack_label(a, labels) for a in (trial.attack, *trial.floor_of)}
+    judged = (trial.attack, *(attack for attack, _ in trial.floors))
+    return {attack_id(a): attack_label(a, labels) for a in judged}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.controls import once_each
 from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.params import (
     ComponentSpec,
@@ -446,7 +447,8 @@ def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
     """Return the study's trials: every combination, the controls first.
 
     Without a defense the seed of the purification decides nothing; such a trial stands once, not
-    once per seed, which would pass for independent repetitions.
+    once per seed, which would pass for independent repetitions. Likewise a training without an
+    attack that several parts ask for: it is judged on the attacks of them all.
 
     Args:
         study: A checked study.
@@ -456,19 +458,22 @@ def expand(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
         UsageError: If an attack has no target, or two trials are the same.
     """
     trials: dict[str, TrialSpec] = {}
-    for part in study.parts:
-        for trial in _cross(part, num_classes):
-            if trial.spec_id in trials:
-                raise UsageError(
-                    f"attack {trial.attack.name!r} on target {trial.target} stands twice."
-                )
-            trials[trial.spec_id] = trial
-    return sorted(trials.values(), key=lambda t: t.attack.name != "none")
+    for trial in _trials(study, num_classes):
+        if trial.spec_id in trials:
+            raise UsageError(f"attack {trial.attack.name!r} on target {trial.target} stands twice.")
+        trials[trial.spec_id] = trial
+    return list(trials.values())
 
 
 def count_trials(study: StudySpec, num_classes: Mapping[str, int]) -> int:
     """Return the number of trials that :func:`expand` gives, without their identities."""
-    return sum(1 for part in study.parts for _ in _cross(part, num_classes))
+    return len(_trials(study, num_classes))
+
+
+def _trials(study: StudySpec, num_classes: Mapping[str, int]) -> list[TrialSpec]:
+    crossed = [trial for part in study.parts for trial in _cross(part, num_classes)]
+    controls = once_each(trial for trial in crossed if trial.attack.name == "none")
+    return [*controls, *(trial for trial in crossed if trial.attack.name != "none")]
 
 
 def _cross(part: Crossing, num_classes: Mapping[str, int]) -> Iterator[TrialSpec]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 import time
 from collections.abc import Iterator, Sequence, Set
@@ -223,7 +222,7 @@ def _outcomes(
     """Count on the attack's probes, and for a control on those of every attack: its floor."""
     spec, probes = prepared.spec, prepared.poisoned.probes
     judged = [(spec.attack, probes)] if probes else []
-    for attack, seed in itertools.product(spec.floor_of, (spec.seeds.poison, *spec.floor_seeds)):
+    for attack, seed in spec.floors:
         if floor_id(attack, seed) not in prepared.without:
             judged.append((attack, workshop.poisoned(prepared.data, attack, seed)[0].probes))
     found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -149,8 +148,7 @@ class _Needs:
         if trial.defense.name != "none":
             self._purified(trial)
         self._whose = self._beside
-        seeds = (trial.seeds.poison, *trial.floor_seeds)
-        for seed, attack in itertools.product(seeds, trial.floor_of):
+        for attack, seed in trial.floors:
             self._poison(replace(trial, seeds=replace(trial.seeds, poison=seed)), attack)
 
     def units(self) -> list[Unit]:

@@ -313,6 +313,7 @@ def test_the_hash_knows_every_field() -> None:
         replace(TRIAL, target=None),
         replace(TRIAL, floor_of=(TRIAL.attack,)),
         replace(TRIAL, floor_seeds=(1,)),
+        replace(TRIAL, floor_pairs=((TRIAL.attack, 1),)),
     ]
     assert len({t.spec_id for t in changed}) == len(changed)
 

@@ -15,6 +15,8 @@ from harness.core.paths import check_writable
 from harness.core.records import TrialRecord
 from harness.execution import Done, InProcess, attempt
 from harness.plan import make_plan
+from harness.report.collect import read_run
+from harness.report.summary import summarise
 from harness.run import RunSummary, run_study
 from harness.study import read_study
 from harness.trial import prepare
@@ -480,6 +482,20 @@ def test_the_floor_of_each_poison_seed_is_measured_on_its_own_probes(tmp_path) -
     attack = next(r.outcomes[0] for r in records if r.spec["attack"]["name"] != "none")
     floors = [o for o in control.outcomes if o.attack == attack.attack and o.probe == attack.probe]
     assert len(floors) == 2
+
+
+def test_parts_share_a_clean_victim_that_a_report_counts_once(tmp_path) -> None:
+    parts = [{"attacks": [{"name": "badnets", "size_px": size}]} for size in (6, 4)]
+    summary = run(tmp_path, attacks=None, parts=parts)
+    assert (summary.planned, summary.done) == (6, 6)
+    trials = read_run(tmp_path / "run").trials
+    control = next(t for t in trials if not t.attacked and not t.defended)
+    crafted = {t.record.outcomes[0].attack for t in trials if t.attacked}
+    assert {o.attack for o in control.record.outcomes} == crafted and len(crafted) == 2
+    rows = summarise(trials).rows
+    assert [r.trials for r in rows if r.goal == "none"] == [1, 1]
+    floors = [r.headline.floor for r in rows if r.headline]
+    assert len(floors) == 4 and None not in floors
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

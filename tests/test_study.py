@@ -9,7 +9,7 @@ import yaml
 from harness.core.errors import UsageError
 from harness.core.spec import Seeds, TrialSpec, digest
 from harness.labels import judged_labels, labels_of, names_of
-from harness.study import StudySpec, expand, read_study
+from harness.study import StudySpec, _cross, count_trials, expand, read_study
 from harness.sweeps import names, path_of, trained_as
 from tests.tiny import EBM, STUDY, component, write_study
 
@@ -411,8 +411,76 @@ def test_parts_that_are_refused(tmp_path, parts, message) -> None:
 
 
 def test_parts_that_are_the_same(tmp_path) -> None:
-    with pytest.raises(UsageError, match="attack 'none' on target None stands twice"):
+    with pytest.raises(UsageError, match="attack 'badnets' on target 0 stands twice"):
         trials_of(read(tmp_path, parts=[{}, {}]))
+
+
+def controls_of(study: StudySpec) -> list[TrialSpec]:
+    return [t for t in trials_of(study) if t.attack.name == "none"]
+
+
+def in_parts(folder: Path, *parts: dict[str, object]) -> StudySpec:
+    """Parts that differ in their attacks, and in what is given."""
+    attacks = ({"name": "badnets", "budget": 0.2, "size_px": size} for size in (6, 4, 2))
+    own = [{"attacks": [attack], **part} for attack, part in zip(attacks, parts, strict=False)]
+    return read(folder, parts=own, attacks=None)
+
+
+def sizes(trial: TrialSpec) -> list[tuple[int, int]]:
+    """Which attacks a control is judged on, by their size, and under which poison seeds."""
+    return [(attack.params["size_px"], seed) for attack, seed in trial.floors]
+
+
+def test_a_clean_training_of_several_parts_stands_once_judged_on_the_attacks_of_all(
+    tmp_path,
+) -> None:
+    undefended, defended, other = controls_of(
+        study := in_parts(tmp_path, {}, {}, {"defenses": ["median_blur"]})
+    )
+    assert [sizes(t) for t in (undefended, defended, other)] == [
+        [(6, 0), (4, 0), (2, 0)], [(6, 0), (4, 0)], [(2, 0)],
+    ]  # fmt: skip
+    assert [len(t.floor_of) for t in (undefended, defended, other)] == [3, 2, 1]
+    assert list(judged_labels(undefended, study.labels).values()) == [
+        "none", *(f"badnets size_px={size}" for size in (6, 4, 2))
+    ]  # fmt: skip
+    assert len(trials_of(study)) == 3 + 3 * 2
+    assert count_trials(study, {digest(d.to_json()): 10 for d in study.datasets}) == 9
+    repeated = in_parts(tmp_path, {"seeds": [0, 1]}, {"seeds": [1, 2]}, {"seeds": [1, 3]})
+    bare = [t for t in controls_of(repeated) if t.defense.name == "none"]
+    assert [(t.seeds.victim, sizes(t)) for t in bare] == [
+        (0, [(6, 0)]), (1, [(6, 1), (4, 1), (2, 1)]), (2, [(4, 2)]), (3, [(2, 3)]),
+    ]  # fmt: skip
+
+
+def test_clean_trainings_of_parts_with_other_poison_seeds_are_judged_on_what_there_is(
+    tmp_path,
+) -> None:
+    """No attack is crafted under a seed for its floor alone."""
+    study = in_parts(
+        tmp_path,
+        {"seeds": {"poison": [7, 8]}, "controls": "undefended"},
+        {"seeds": {"poison": [8], "purify": [1]}},
+    )
+    undefended, defended = controls_of(study)
+    assert sizes(undefended) == [(6, 7), (6, 8), (4, 8)]
+    assert sizes(defended) == [(4, 8)]
+    # The undefended twin of the defended one, to a report.
+    assert [t.seeds for t in (undefended, defended)] == [Seeds(7, 0, 0), Seeds(7, 1, 0)]
+    for trial in trials_of(study):
+        assert TrialSpec.from_json(trial.to_json()) == trial
+    same = in_parts(tmp_path, {"seeds": {"poison": [7, 8]}}, {"seeds": {"poison": [8, 7]}})
+    assert {t.floor_seeds for t in controls_of(same)} == {(8,)}
+    assert {t.floor_pairs for t in trials_of(same)} == {()}
+
+
+@pytest.mark.parametrize("name", ["smoke", "demo", "cpu/variance", "paper/table_4"])
+def test_a_study_of_one_part_has_the_trials_of_that_part(name) -> None:
+    study = read_study(path_of(name))
+    (part,) = study.parts
+    crossed = _cross(part, {digest(d.to_json()): 10 for d in study.datasets})
+    ids = [t.spec_id for t in sorted(crossed, key=lambda t: t.attack.name != "none")]
+    assert [t.spec_id for t in trials_of(study)] == ids
 
 
 def test_a_chain_is_called_by_its_parts(tmp_path) -> None:

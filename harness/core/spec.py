@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class TrialSpec:
         floor_of: Attacks whose probes a trial without an attack is tested on as well.
         floor_seeds: Further poison seeds of these attacks: no training without an attack depends on
             such a seed, so one is tested on the probes of all.
+        floor_pairs: Attacks with a poison seed each, instead of the two above, where parts of a
+            study have attacks under different poison seeds.
     """
 
     dataset: ComponentSpec
@@ -55,9 +58,17 @@ class TrialSpec:
     target: int | None = None
     floor_of: tuple[ComponentSpec, ...] = ()
     floor_seeds: tuple[int, ...] = ()
+    floor_pairs: tuple[tuple[ComponentSpec, int], ...] = ()
+
+    @property
+    def floors(self) -> tuple[tuple[ComponentSpec, int], ...]:
+        """Attacks and poison seeds on whose probes a trial without an attack is tested as well."""
+        seeds = (self.seeds.poison, *self.floor_seeds)
+        return (*itertools.product(self.floor_of, seeds), *self.floor_pairs)
 
     def to_json(self) -> dict[str, Json]:
         """Return the spec as plain values."""
+        pairs = [[attack.to_json(), seed] for attack, seed in self.floor_pairs]
         return {
             "dataset": self.dataset.to_json(),
             "scenario": self.scenario.to_json(),
@@ -72,6 +83,7 @@ class TrialSpec:
             "target": self.target,
             "floor_of": [a.to_json() for a in self.floor_of],
             **({"floor_seeds": list(self.floor_seeds)} if self.floor_seeds else {}),
+            **({"floor_pairs": pairs} if pairs else {}),
         }
 
     @classmethod
@@ -86,6 +98,9 @@ class TrialSpec:
             target=raw["target"],
             floor_of=tuple(ComponentSpec.from_json(a) for a in raw["floor_of"]),
             floor_seeds=tuple(raw.get("floor_seeds", ())),
+            floor_pairs=tuple(
+                (ComponentSpec.from_json(a), seed) for a, seed in raw.get("floor_pairs", ())
+            ),
         )
 
     @property
