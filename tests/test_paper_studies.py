@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +152,30 @@ def test_victims_and_poisons_of_the_paper_are_made_as_its_code_makes_them(name) 
             assert {key: recipe[key] for key in PLAIN} == PLAIN, classifier.name
         if attack.name == "gradient_matching":
             assert attack.params["matching"]["step"] == STEPS[attack.params["eps_255"]]
+
+
+# Victims that start from 4,800 images of each class: arXiv 2005.00191 trains their networks, as the
+# surrogates of its attack, in 300 epochs with torch's SGD and crops with a black border.
+PRETRAINED = PLAIN | {"epochs": 300, "milestones": [150, 225], "schedule": "multistep"}
+MOST_OF_CIFAR = {"name": "cifar10", "root": None, "train_per_class": 4800}
+
+
+def of_transfer() -> Iterator[tuple[TrialSpec, Mapping[str, Any]]]:
+    """Yield each trial that starts from such a network, with that network."""
+    for trial in chain.from_iterable(map(trials_of, FULL)):
+        start = trial.classifier.params.get("pretrained")
+        if start and start["dataset"] == MOST_OF_CIFAR:
+            yield trial, start
+
+
+def test_networks_of_transfer_are_trained_as_the_published_ones() -> None:
+    networks = {}
+    for trial, start in of_transfer():
+        for network in (start, *trial.attack.params.get("surrogates", ())):
+            networks[digest(network)] = network
+    assert {"resnet18", "mobilenet_v2", "densenet121"} < {n["name"] for n in networks.values()}
+    for network in networks.values():
+        assert {key: network["recipe"][key] for key in PRETRAINED} == PRETRAINED, network["name"]
 
 
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
