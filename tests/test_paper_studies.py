@@ -178,6 +178,11 @@ def test_networks_of_transfer_are_trained_as_the_published_ones() -> None:
         assert {key: network["recipe"][key] for key in PRETRAINED} == PRETRAINED, network["name"]
 
 
+def test_a_victim_of_transfer_in_a_black_box_starts_from_no_surrogate() -> None:
+    for trial, start in of_transfer():
+        assert start not in trial.attack.params.get("surrogates", ()), trial.classifier.name
+
+
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
 def test_twins_can_be_planned_on_real_images(name, shared_data, workshop) -> None:
     study = read_study(path_of(name), on_real_images(name, shared_data))
