@@ -183,6 +183,14 @@ def test_a_victim_of_transfer_in_a_black_box_starts_from_no_surrogate() -> None:
         assert start not in trial.attack.params.get("surrogates", ()), trial.classifier.name
 
 
+def test_batch_norm_in_fine_tuning_is_the_papers() -> None:
+    """Fixed in all its parts for Bullseye Polytope, trained for Narcissus."""
+    papers = {"bullseye_polytope": "fixed", "narcissus": "trained"}
+    tuned = [trial for trial, _ in of_transfer() if trial.scenario.name == "fine_tune"]
+    seen = {(t.attack.name, t.scenario.params["batch_norm"]) for t in tuned}
+    assert {pair for pair in seen if pair[0] != "none"} == set(papers.items())
+
+
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
 def test_twins_can_be_planned_on_real_images(name, shared_data, workshop) -> None:
     study = read_study(path_of(name), on_real_images(name, shared_data))

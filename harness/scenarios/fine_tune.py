@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.core.data import ImageSet
 from harness.core.protocols import SCENARIOS, Classifier, TrainingHook
@@ -23,12 +24,13 @@ class FineTune:
 
     Attributes:
         head: ``keep`` the pretrained linear head, or train a ``new`` one (PureGen).
-        batch_norm: ``trained``, or ``frozen``: statistics stay the pretrained ones, as with
-            Bullseye Polytope.
+        batch_norm: ``trained``; ``frozen``: statistics stay the pretrained ones, scales and shifts
+            are trained (Bullseye Polytope's own victims); or ``fixed``: scales and shifts stay too
+            (PureGen's victims of Bullseye Polytope).
     """
 
     head: Literal["keep", "new"] = "keep"
-    batch_norm: Literal["trained", "frozen"] = "trained"
+    batch_norm: Literal["trained", "frozen", "fixed"] = "trained"
 
     pretrained: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {}
@@ -50,7 +52,12 @@ class FineTune:
         if self.head == "new":
             model = new_head(model, train.num_classes, rng)
         check_same_classes(model, train.num_classes)
+        if self.batch_norm == "fixed":
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.requires_grad_(False)
         return fit(
             model, train, classifier.recipe, rng, hooks=hooks, device=device, on_epoch=on_epoch,
-            checkpoint=checkpoint, frozen_statistics=self.batch_norm == "frozen",
+            checkpoint=checkpoint, trainable=[p for p in model.parameters() if p.requires_grad],
+            frozen_statistics=self.batch_norm != "trained",
         )  # fmt: skip
