@@ -140,6 +140,8 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
 PLAIN = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "border": "black", "lr": 0.1}
 PLAIN |= {"batch_size": 128, "weight_decay": 5e-4, "label_smoothing": 0.0, "crop_pad": 4}
 STEPS = {8: 0.8, 16: 0.4}
+# Clean networks of the latter, but for shifts by parts of pixels over its mean colour.
+BREW = PLAIN | {"nesterov": True, "epochs": 40, "milestones": [14, 24, 35]}
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -152,6 +154,8 @@ def test_victims_and_poisons_of_the_paper_are_made_as_its_code_makes_them(name) 
             assert {key: recipe[key] for key in PLAIN} == PLAIN, classifier.name
         if attack.name == "gradient_matching":
             assert attack.params["matching"]["step"] == STEPS[attack.params["eps_255"]]
+            for network in attack.params["surrogates"]:
+                assert {key: network["recipe"][key] for key in BREW} == BREW
 
 
 # Victims that start from 4,800 images of each class: arXiv 2005.00191 trains their networks, as the
