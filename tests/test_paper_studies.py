@@ -195,6 +195,15 @@ def test_batch_norm_in_fine_tuning_is_the_papers() -> None:
     assert {pair for pair in seen if pair[0] != "none"} == set(papers.items())
 
 
+def test_the_trigger_in_fine_tuning_is_sought_on_the_whole_class() -> None:
+    """The victims adapt to 50 images of it."""
+    tuned = [trial for trial, _ in of_transfer() if trial.attack.name == "narcissus"]
+    assert tuned
+    for trial in tuned:
+        assert trial.scenario.name == "fine_tune"
+        assert trial.attack.params["seen"] == {"name": "cifar10", "root": None}
+
+
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
 def test_twins_can_be_planned_on_real_images(name, shared_data, workshop) -> None:
     study = read_study(path_of(name), on_real_images(name, shared_data))
