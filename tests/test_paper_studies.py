@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts import Store
+from harness.classifiers._base import CIFAR_MEAN
 from harness.core.errors import UsageError
 from harness.core.params import construct, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
@@ -286,6 +287,13 @@ def test_the_page_on_the_paper_names_all() -> None:
     text = DOC.read_text()
     assert all(f"`{name}`" in text for name in (*FULL, *TWINS))
     assert all(f"{item.name} " in text for item in ITEMS)
+
+
+def test_the_page_tells_whose_statistics_networks_for_tiny_imagenet_have() -> None:
+    trial = next(t for t in trials_of("paper/table_1") if t.dataset.name == "tiny_imagenet")
+    model = construct(CLASSIFIERS, trial.classifier, {}).build(200, (3, 64, 64))
+    assert model.mean.flatten().tolist() == pytest.approx(CIFAR_MEAN)
+    assert "- Networks for Tiny-ImageNet, victims and surrogates, normalise" in DOC.read_text()
 
 
 @pytest.mark.parametrize("name", TWINS)
