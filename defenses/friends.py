@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from defenses._friendly_noise import FriendlySearch, StoredNoise, friendly_noise
 from defenses._random_noise import Noise, add_noise
 from harness.core.data import ImageSet
-from harness.core.device import Precision, pick_dtype
+from harness.core.device import Precision, pick_dtype, true_float32
 from harness.core.errors import DataError
 from harness.core.protocols import DEFENSES, TrainingHook
 
@@ -112,7 +112,8 @@ class _Noisy:
         if self.friendly is None and epoch >= self.settings.begin_epoch:
             dtype = pick_dtype(self.settings.precision, next(model.parameters()).device)
             search = self.settings.search
-            self.friendly = friendly_noise(model, train.images, search, rng, dtype)
+            with true_float32(dtype):
+                self.friendly = friendly_noise(model, train.images, search, rng, dtype)
         return np.arange(len(train), dtype=np.int64)
 
     def on_batch(self, x: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:

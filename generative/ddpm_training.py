@@ -135,6 +135,12 @@ def check_training(images: NDArray[np.uint8], config: UNetConfig, recipe: DDPMRe
         )
 
 
+def fitted(config: UNetConfig, images: NDArray[np.uint8]) -> UNetConfig:
+    """Return the shape of a network that is trained on these images: it knows their size."""
+    height, width = images.shape[2:]
+    return replace(config, sample_size=height if height == width else None)
+
+
 def train_ddpm(
     images: NDArray[np.uint8],
     config: UNetConfig,
@@ -170,8 +176,7 @@ def train_ddpm(
             the workers cannot share a batch equally, or the loss stops being finite.
     """
     check_training(images, config, recipe)
-    height, width = images.shape[2:]
-    config = replace(config, sample_size=height if height == width else None)
+    config = fitted(config, images)
     workers = take_part()
     check_share(recipe.batch_size, workers.count)
     where = pick_device(device)
@@ -186,14 +191,15 @@ def train_ddpm(
         loss, estimates = run.update(iteration)
         total += loss
         done = iteration + 1
-        if on_progress and (done % progress_every == 0 or done == recipe.iterations):
+        if done % progress_every == 0 or done == recipe.iterations:
             mean = float(total) / (done - reported)
             if not math.isfinite(mean):
                 raise DataError(
                     f"training diverged at update {done}: the loss is not finite; lower lr."
                 )
-            seconds = time.perf_counter() - began
-            on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
+            if on_progress:
+                seconds = time.perf_counter() - began
+                on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
             total.zero_()
             reported = done
         due = done % checkpoint_every == 0 or done == recipe.iterations

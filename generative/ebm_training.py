@@ -178,15 +178,16 @@ def train_ebm(
     for iteration in range(start, recipe.iterations):
         gap, chains = run.update(iteration)
         done = iteration + 1
-        if on_progress and (done % progress_every == 0 or done == recipe.iterations):
+        if done % progress_every == 0 or done == recipe.iterations:
             value = float(gap)
             if not math.isfinite(value):
                 raise DataError(
                     f"training diverged at update {done}: the energies are not finite; "
                     "lower lr or raise data_noise."
                 )
-            seconds = time.perf_counter() - began
-            on_progress(Progress(done, recipe.iterations, seconds, value, chains))
+            if on_progress:
+                seconds = time.perf_counter() - began
+                on_progress(Progress(done, recipe.iterations, seconds, value, chains))
         due = done % checkpoint_every == 0 or done == recipe.iterations
         if checkpoint is not None and due and workers.rank == 0:
             save_training(checkpoint, run.state(), identity, done)

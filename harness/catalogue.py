@@ -47,12 +47,17 @@ def list_kind(kind: str) -> list[dict[str, Json]]:
     """Return name and summary of each component of a kind, or of each study."""
     if kind in ("studies", "study"):
         return [_study(name) for name in sweeps.names()]
+    _check_kind(kind)
+    return [_item(registry_of(kind), name) for name in registry_of(kind).names()]
+
+
+def _check_kind(kind: str) -> None:
+    """Refuse what is no kind of component; studies, which are none, are named with them."""
     if kind not in PLURALS and kind not in REGISTRIES:
         allowed = sorted([*PLURALS, "studies"])
         raise UnknownComponent(
             f"unknown kind {kind!r}.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
         )
-    return [_item(registry_of(kind), name) for name in registry_of(kind).names()]
 
 
 def _item(registry: Registry[Any], name: str) -> dict[str, Json]:
@@ -171,6 +176,7 @@ def describe_component(kind: str, name: str) -> dict[str, Json]:
     """Return all that is known of a component or study, as plain values."""
     if kind in ("study", "studies"):
         return _describe_study(name)
+    _check_kind(kind)
     entry = registry_of(kind).get(name)
     check_defaults(registry_of(kind).kind, entry)
     return {

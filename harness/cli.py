@@ -116,7 +116,7 @@ def run(
         execute(
             checked,
             folder,
-            open_workshop(store, device),
+            open_workshop(store, device, here=in_process),
             limit=limit,
             executor=executor_of(in_process, address, cpus, checked.resources, device),
             joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
@@ -404,9 +404,8 @@ def craft(
     services = executor_of(in_process, address, cpus, checked.resources, device)
     folder = out.expanduser().resolve() if out else None
     try:
-        crafted, errors = craft_study(
-            checked, open_workshop(store, device), services, Progress(console), folder
-        )
+        workshop = open_workshop(store, device, here=in_process)
+        crafted, errors = craft_study(checked, workshop, services, Progress(console), folder)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
         sys.exit(130)
@@ -434,7 +433,11 @@ def list_components(kind: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def describe(kind: str, name: str, as_json: bool) -> None:
-    """Describe one component: what it does, its parameters, its paper."""
+    """Describe one component: what it does, its parameters, its paper.
+
+    KIND is one of those that ls lists; a study is described by what it crosses, its costs and
+    its variables.
+    """
     from harness.catalogue import describe_component, describe_text
 
     if as_json:
@@ -529,7 +532,10 @@ def train_classifier(
     "--defense", required=True,
     help="Name, or YAML mapping: '{name: puregen_ebm, ebm: {path: weights}}'.",
 )  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="steps=150")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a parameter of the defense: steps=150. Repeatable.",
+)  # fmt: skip
 @click.option("--column", help="Which array (.npz) or column (.parquet) holds the images.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--in-process", is_flag=True, help="Without Ray, in this process.")
@@ -568,7 +574,8 @@ def purify(
         column,
     )
     console = open_console()
-    services = executor_of(in_process, address, cpus, Resources(), device)
+    asked = Resources(gpus=float(device == "cuda"))
+    services = executor_of(in_process, address, cpus, asked, device)
     try:
         done = run_job(job, open_workshop(store, device), services, Progress(console))
     except KeyboardInterrupt:

@@ -111,18 +111,23 @@ limit_option = click.option(
 )
 
 
-def open_workshop(store: str | None, device: str) -> Any:
+def open_workshop(store: str | None, device: str, *, here: bool = True) -> Any:
     """Return the workshop on a store that can be written.
 
+    Args:
+        store: Folder or URI, or None for the usual one.
+        device: ``auto``, ``cpu`` or ``cuda[:i]``.
+        here: Whether networks run on this machine; the head of a cluster may have no GPU.
+
     Raises:
-        UsageError: If it cannot, or there is no such device.
+        UsageError: If it cannot, or there is no such device here.
     """
     from harness.core.device import pick_device
     from harness.core.paths import store_dir
     from harness.remote_store import address_of, open_store
     from harness.workshop import Workshop
 
-    index = pick_device(device).index
+    index = pick_device(device).index if here else None
     if index is not None and index >= (count := _gpus()):
         raise UsageError(
             f"device {device!r} was asked for; there are {count} GPUs, from cuda:0 on."
@@ -149,7 +154,8 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--out", required=True, type=OnDisk(), help="Folder for the result."),
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                help="nf=32, recipe.lr=3e-4",
+                help="Change a parameter of the network, as describe lists them: recipe.lr=3e-4. "
+                "Repeatable.",
             ),
             click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
             click.option("--threads", default=1, type=click.IntRange(min=1), show_default=True),

@@ -138,7 +138,10 @@ class RemoteStore(Store):
         super().check()
         path = f"{self.base}/{PROBE}"
         with self._telling("cannot be used"):
-            self._put(io.BytesIO(b"puregen-bench"), path)
+            try:
+                self._put(io.BytesIO(b"puregen-bench"), path)
+            except NotImplementedError as error:  # http:// and the like, of fsspec
+                raise OSError("what reaches it can only read") from error
             with self.filesystem.open_input_stream(path) as source:
                 source.read()
 

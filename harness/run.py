@@ -106,7 +106,13 @@ def run_study(
             _no_longer_partial(run, plan)
         if executor is not None:
             runner = TrialRunner(study, plan, workshop, run, executor, progress, limit is not None)
-            with controlled(run), session(run, executor.where(), done):
+            where = executor.where()
+            if where.get("gpus") and not study.resources.gpus and workshop.device != "cpu":
+                progress.note(
+                    f"{where['gpus']} GPUs stand idle, since no trial asks for one: "
+                    "--set resources.gpus=1, or a part of 1, gives each trial its own"
+                )
+            with controlled(run), session(run, where, done):
                 for record in runner.records(missing, errors):
                     if sink is not None:
                         samples = samples_path(run, record.spec_id)

@@ -70,7 +70,7 @@ def search(
     for line in checked.overrides:
         click.echo(f"set {line}")
     folder = (out or Path("runs") / f"{checked.name}-search").expanduser().resolve()
-    workshop = open_workshop(store, device)
+    workshop = open_workshop(store, device, here=in_process)
     executor = executor_of(in_process, address, cpus, checked.resources, device)
     console = open_console()
     tracker: Any = None

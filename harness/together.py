@@ -107,12 +107,15 @@ def _finish_joint(
 ) -> Iterator[tuple[int, TrialResult | BaseException]]:
     if not joint:
         return
+    victims: Sequence[Trained] = ()
     try:
         victims = _train_joint(list(joint.values()), workshop)
-    except FAILURES as error:  # whose fault it is shows when each is alone
+    except FAILURES as error:
         if len(joint) == 1:
             yield next(iter(joint)), error
             return
+    # By now the error is gone, and with it what its frames held: alone, each has all the memory.
+    if not victims:  # whose fault it is shows when each is alone
         for place, prepared in joint.items():
             yield from _finish_joint({place: prepared}, workshop, labels)
         return

@@ -66,7 +66,7 @@ def out_of_reach(uri: str) -> str:
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     try:
-        if path := _file(uri):
+        if path := database_file(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA schema_version")
@@ -78,8 +78,8 @@ def out_of_reach(uri: str) -> str:
     return ""
 
 
-def _file(uri: str) -> Path | None:
-    """Return the database file of a store that is one."""
+def database_file(uri: str) -> Path | None:
+    """Return the file of a store that is a database in one."""
     parts = urlsplit(uri)
     if parts.scheme.partition("+")[0] != "sqlite" or len(parts.path) <= 1:
         return None
@@ -108,7 +108,7 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):  # after the import, which sets them itself
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", SADeprecationWarning)  # MLflow's to heed, not our users'
-    if not (path := _file(uri)):
+    if not (path := database_file(uri)):
         return MlflowClient(tracking_uri=uri)
     with ExitStack() as stack:
         # Two processes that make a new file's tables at once fail, both of them.

@@ -99,6 +99,7 @@ def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
         spec_id = specs[place].spec_id
         if isinstance(result, BaseException):
             errors[spec_id] = described(result)
+            del result  # its frames hold the memory of the trial, which the next one needs
             continue
         names: dict[str, Any] = {"labels": trials[place]["names"], "partial": payload["partial"]}
         record = result.record.with_values(**names)

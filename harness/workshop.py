@@ -48,7 +48,7 @@ RECENT = 4  # poisoned sets kept in memory
 
 
 class Deferred:
-    """Stands for a resource that is not needed yet: when the driver only checks a component."""
+    """Stands for a network of which nothing is known yet: when the driver checks a component."""
 
 
 @dataclass
@@ -201,7 +201,7 @@ class Workshop:
     def component(
         self, registry: Registry[Any], spec: ComponentSpec, *, check: bool = False
     ) -> Any:
-        """Build a component; with ``check``, without training or reading any network."""
+        """Build a component; with ``check``, without training any network."""
         loaded: dict[str, Any] = {}
         for reference in references(registry.get(spec.name), spec):
             value = self._referred(reference.kind, reference.raw, check)
@@ -215,7 +215,17 @@ class Workshop:
     def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
         if kind == "defense":
             return self.component(DEFENSES, ComponentSpec.from_json(raw), check=check)
-        return Deferred() if check and kind != "dataset" else self.resource(kind, raw)
+        if check and kind != "dataset" and is_trained(raw):
+            return self._untrained(kind, raw)
+        return self.resource(kind, raw)
+
+    def _untrained(self, kind: str, reference: Mapping[str, Json]) -> Any:
+        """Return what stands for a network that is checked before it is trained."""
+        if kind == "generator":
+            generator = construct(GENERATORS, _component(reference), {})
+            if hasattr(generator, "untrained"):
+                return generator.untrained(self.resource("dataset", reference["dataset"]).images)
+        return Deferred()
 
     def start(self, classifier: ComponentSpec) -> Predictor | None:
         """Return the weights that a victim starts from, or None for one without."""

@@ -110,7 +110,7 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], *_: object) ->
 def pretended_gpu() -> Iterator[None]:
     """Let there be a GPU, on which every tensor is one without numbers."""
     there = SimpleNamespace(
-        is_available=lambda: True, is_bf16_supported=lambda including_emulation=True: True
+        is_available=lambda: True, get_device_capability=lambda device=None: (9, 0)
     )
     one_value: dict[str, Callable[..., object]] = {
         "numpy": _numpy,

@@ -122,6 +122,7 @@ def test_describe(cli) -> None:
         (("ls", "atacks"), "unknown kind 'atacks'. Did you mean 'attacks'? Allowed: attacks, "),
         (("describe", "attack", "badnet"), "unknown attack 'badnet'. Did you mean 'badnets'?"),
         (("describe", "atack", "badnets"), "unknown kind 'atack'. Did you mean 'attacks'?"),
+        (("describe", "stdies", "smoke"), "unknown kind 'stdies'. Did you mean 'studies'?"),
         (("check-plugin", "defense", "jpg"), "unknown defense 'jpg'. Did you mean 'jpeg'?"),
         (
             ("validate", "smoek"),
@@ -568,7 +569,7 @@ def test_bad_options(cli, tmp_path, monkeypatch, options, message) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_gpu_that_is_not_there(cli, tmp_path, device) -> None:
-    assert cli("run", write_study(tmp_path), "--device", device) == 2
+    assert cli("run", write_study(tmp_path), "--device", device, "--in-process") == 2
     assert cli.err == (
         f"error: device '{device}' was asked for, and torch finds no GPU; allowed: 'cpu'.\n"
     )

@@ -313,6 +313,13 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) 
         torch.testing.assert_close(rest.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_a_training_that_diverges_says_so_and_keeps_no_checkpoint(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "training.safetensors", replace(FEW, lr=1e30, warmup=0)
+    with pytest.raises(DataError, match="diverged at update 6"):
+        train_ddpm(images(), TINY, recipe, 0, device="cpu", checkpoint=path)
+    assert not path.exists()
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "training.safetensors"
     train_ddpm(images(), TINY, FEW, 0, device="cpu", checkpoint=path)

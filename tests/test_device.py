@@ -55,12 +55,18 @@ def test_components_without_a_network_use_the_device_that_was_asked_for(
     assert pick_device().type == "cuda"
 
 
-def test_a_gpu_that_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    def supported(including_emulation: bool = True) -> bool:
-        return including_emulation
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert pick_dtype("auto", torch.device("cuda")) == torch.float32
+def test_each_gpu_computes_in_what_it_has_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cards = {0: (9, 0), 1: (7, 5)}  # an H100 and a T4
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: cards[d.index or 0])
+    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert pick_dtype("auto", torch.device("cuda:1")) == torch.float32
+    device._warn_of_emulation.cache_clear()
+    assert pick_dtype("bf16", torch.device("cuda:0")) == torch.bfloat16
+    assert not caplog.records
+    assert pick_dtype("bf16", torch.device("cuda:1")) == torch.bfloat16
+    assert "emulates" in caplog.text
 
 
 def precisions() -> tuple[str, str]:

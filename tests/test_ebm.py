@@ -162,6 +162,13 @@ def identity(config: EBMConfig, recipe: EBMRecipe, seed: int) -> dict:
     return {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
 
 
+def test_a_training_that_diverges_says_so_and_keeps_no_checkpoint(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "training.safetensors", replace(TINY, lr=1e30, warmup=0)
+    with pytest.raises(DataError, match="diverged at update 6"):
+        train_ebm(images(), EBMConfig(nf=8), recipe, 0, device="cpu", checkpoint=path)
+    assert not path.exists()
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "training.safetensors"
     train_ebm(images(), EBMConfig(nf=8), TINY, 0, device="cpu", checkpoint=path)

@@ -160,6 +160,20 @@ def test_batches_get_their_own_rows_noise_from_the_begin_epoch_on(victim: Predic
     assert torch.equal(hook.on_batch(x, rows, stream(0)), expected)
 
 
+@pytest.mark.usefixtures("torchs_precision")
+@pytest.mark.parametrize(("precision", "setting"), [("fp32", "ieee"), ("bf16", "tf32")])
+def test_friendly_noise_in_float32_is_not_rounded_to_tf32(precision: str, setting: str) -> None:
+    model, seen = build_model(NET.build, 4, TEST.image_shape, stream(0)).eval(), []
+
+    def watch(*_: object) -> None:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+
+    model.register_forward_hook(watch)
+    (hook,) = Friends(begin_epoch=0, steps=2, precision=precision).hooks()
+    hook.before_epoch(0, TEST.take(np.arange(16)), model, stream(0))
+    assert len(seen) == 3 and set(seen) == {setting}
+
+
 @pytest.mark.parametrize(("kind", "spread"), [("bernoulli", 1), ("gaussian", 1), ("uniform", 3)])
 def test_random_noise_has_its_law_and_is_not_clamped(kind: Noise, spread: int) -> None:
     x = torch.ones(64, 3, 16, 16)

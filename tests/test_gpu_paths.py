@@ -1,12 +1,37 @@
 """What would run on a GPU keeps its tensors on one device; no number is looked at."""
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM, EBMConfig
+from harness.artifacts import Store
+from harness.cli import cli
+from harness.cli_options import open_workshop
+from harness.cluster import worker
+from harness.cluster.worker import begin
+from harness.core.errors import UsageError
+from harness.core.params import complete
+from harness.core.protocols import DEFENSES
+from harness.execution import Done, InProcess
+from harness.progress import Progress
+from harness.purify.job import Job, run_job
+from harness.run import run_study
+from harness.study import Resources, read_study
+from harness.workshop import Workshop
 from tests.pretended_gpu import pretended_gpu
+from tests.tiny import write_study
 
 
 def test_everything_finds_its_tensors_on_the_gpu() -> None:
@@ -28,3 +53,124 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
         with pytest.raises(TypeError, match="numpy cannot read a tensor on cuda"):
             there.numpy()
     assert torch.zeros(2).numpy().shape == (2,)
+
+
+def test_a_piece_that_was_given_no_gpu_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    begin(Resources(gpus=0.5))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    begin(Resources())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_process_gives_back_what_an_earlier_piece_left_on_its_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    did = list[str]()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: did.append("wait"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: did.append("free"))
+    monkeypatch.setattr(worker.os, "_exit", lambda status: did.append(f"exit {status}"))
+    begin(Resources(gpus=0.25))
+    assert did == ["wait", "free"]
+
+    def broken() -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    did.clear()
+    begin(Resources(gpus=0.25))  # CUDA would fail in every later piece of this process
+    assert did == ["exit 1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["run", "craft"])
+def test_a_head_needs_no_gpu(command: str, tmp_path: Path) -> None:
+    def said(*options: str) -> str:
+        store = ["--store", str(tmp_path), "--device", "cuda"]
+        with pytest.raises(UsageError) as refused:
+            CliRunner().invoke(cli, [command, "smoke", *store, *options], catch_exceptions=False)
+        return str(refused.value)
+
+    assert "finds no GPU" in said("--in-process")
+    assert "give --device cuda and --set resources.gpus=1" in said()  # which its nodes may have
+    assert open_workshop(str(tmp_path), "cuda", here=False).device == "cuda"
+
+
+class Cluster(InProcess):
+    """Has GPUs, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked = set[Resources]()
+
+    def where(self) -> dict[str, Any]:
+        return {"gpus": 2}
+
+    def units(self, function: Any, payloads: Any, resources: Resources) -> Iterator[Done]:
+        self.asked.add(resources)
+        return super().units(function, payloads, resources)
+
+    stream = trials = units
+
+
+@pytest.mark.parametrize(
+    ("defense", "device", "gpus"),
+    [("puregen_ebm", "auto", 1.0), ("puregen_ebm", "cpu", 0.0), ("jpeg", "auto", 0.0)],
+)
+def test_purify_asks_for_gpus_where_networks_run(
+    defense: str, device: str, gpus: float, tmp_path: Path
+) -> None:
+    save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "in.npz", images=images)
+    network = {"ebm": {"path": str(tmp_path / "ebm")}, "steps": 2}
+    raw = {"name": defense, **(network if defense == "puregen_ebm" else {})}
+    job = Job(tmp_path / "in.npz", tmp_path / "out.npz", complete(DEFENSES, raw, "x"))
+    shop, cluster = Workshop(Store(tmp_path / "store"), device), Cluster()
+    run_job(job, shop, lambda: nullcontext(cluster), Progress.silent())
+    assert cluster.asked == {Resources(gpus=gpus)}
+
+
+def test_a_run_says_that_gpus_stand_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, study = list[str](), write_study(tmp_path)
+    monkeypatch.setattr(Progress, "note", lambda self, text: said.append(text))
+    for name, device in (("one", "auto"), ("two", "cpu")):
+        shop = Workshop(Store(tmp_path / "store"), device)
+        services = lambda work: nullcontext((Cluster(), None))  # noqa: E731
+        run_study(read_study(study), shop, tmp_path / name, services, limit=1)
+    assert ["2 GPUs stand idle" in text for text in said].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "room"),
+    [
+        (Resources(cpus=1), 82),
+        (Resources(cpus=1, gpus=1.0), 5),  # 64 CPUs have no GPU, and two GPUs no CPU
+        (Resources(cpus=1, gpus=0.4), 8),  # two a card, not seven on three
+        (Resources(cpus=1, gpus=0.1), 18),
+        (Resources(cpus=2, gpus=2.0), 2),
+    ],
+)
+def test_pieces_at_once_are_counted_by_node_and_card(
+    resources: Resources, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.cluster.tasks import slots
+
+    of_nodes = ({"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 3.0})
+    nodes = [{"Alive": True, "Resources": there} for there in of_nodes]
+    nodes.append({"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}})
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert slots(resources) == room
+
+
+@pytest.mark.cluster
+def test_a_process_is_lent_one_gpu_and_ends() -> None:
+    # A Ray of its own, told of a GPU: the tests' common one has none.
+    command = [sys.executable, "-m", "tests.gpu_on_ray"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    without, first, second = json.loads(done.stdout)
+    assert without["seen"] == ""
+    assert first["seen"] == second["seen"] == "0"
+    # CUDA stays on the GPU that a process saw first: of several, the next piece's may be another.
+    assert first["pid"] != second["pid"]

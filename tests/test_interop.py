@@ -560,6 +560,13 @@ def test_poisons_that_do_not_fit_are_refused_before_anything_runs(
         make(tmp_path)
 
 
+def test_a_set_that_is_not_among_the_numbered_ones(tmp_path: Path) -> None:
+    for number in ("10", "2"):
+        write_poison_set(tmp_path / number, changed())
+    with pytest.raises(DataError, match=r"itself; its sets have the numbers 2, 10\."):
+        Published(folder=tmp_path, number=0).check(TRAIN, TEST)
+
+
 def other_order() -> ImageSet:
     return ImageSet(TRAIN.images[::-1], TRAIN.labels[::-1], TRAIN.ids, 10)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import attacks
+import defenses
 from harness.conformance import check_behaviour
 from harness.core.protocols import ATTACKS, DEFENSES
 from harness.core.records import TrialRecord
@@ -84,6 +85,23 @@ def test_the_guides_attack_dropped_into_the_tree(tmp_path, monkeypatch) -> None:
     found = [TrialRecord.read(p) for p in (tmp_path / "run" / "records").iterdir()]
     attacked = [r for r in found if r.labels["attack"] == name]
     assert [(r.poisons, r.goal) for r in attacked] == [(20, "triggered")] * 2
+
+
+def test_the_guides_defense_dropped_into_the_tree(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "defenses"
+    folder.mkdir()
+    text = GUIDE.read_text()
+    name = re.search(r"`defenses/(\w+)\.py`", text)[1]
+    [code] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "DEFENSES" in b]
+    (folder / f"{name}.py").write_text(code)
+    monkeypatch.setattr(defenses, "__path__", [*defenses.__path__, str(folder)])
+    assert DEFENSES.get(name).origin == f"defenses.{name}"
+    assert list(check_behaviour("defense", name))
+    sweep = {"name": name, "grid": {"share": [0.25, 0.5]}}
+    assert run(tmp_path, defenses=[sweep]).complete
+    found = [TrialRecord.read(p) for p in (tmp_path / "run" / "records").iterdir()]
+    made = [r for r in found if r.labels["defense"].startswith(name)]
+    assert len(made) == 4 and not any(r.movement.nothing_moved for r in made)
 
 
 def test_a_file_that_registers_nothing_or_twice(tmp_path, monkeypatch, cli) -> None:

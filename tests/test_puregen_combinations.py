@@ -1,6 +1,6 @@
 """PureGen with the diffusion model, and with both: what each changes, and what it leaves alone."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,18 +14,21 @@ from defenses.puregen_ebm import PuregenEbm
 from defenses.puregen_filt import PuregenFilt, highest
 from defenses.puregen_naive import PuregenNaive
 from defenses.puregen_reps import PuregenReps
-from generative.checkpoints import load_ebm
+from generative.checkpoints import load_ebm, save_ebm
 from generative.ddpm import DDPM, NoisePredictor, diffuse
-from generative.ebm import EBM, FoldedEnergy
+from generative.ddpm_checkpoints import save_ddpm
+from generative.ebm import EBM, EBMConfig, FoldedEnergy
 from generative.langevin import langevin
 from generative.noise import row_noise
 from generative.unet import UNetConfig
 from harness.core.data import ImageSet
 from harness.core.errors import DataError
 from harness.core.pixels import to_bytes
+from harness.core.protocols import DEFENSES
 from harness.core.seeds import stream, subseed
 from harness.datasets.shapes import Shapes
 from harness.sweeps import folder
+from tests.tiny import component, workshop
 
 TRAIN = Shapes(train=48, test=10).load().train
 SMALL = UNetConfig(
@@ -224,6 +227,37 @@ def test_steps_beyond_the_horizon_are_refused(ebm: EBM, ddpm: DDPM) -> None:
     ):
         with pytest.raises(DataError, match="horizon of 60 time steps; 61 are too many"):
             defense.check(TRAIN)
+
+
+def to_train(kind: str, **parts) -> dict:
+    """A reference to a network that no one has trained yet."""
+    return {"name": kind, **parts, "dataset": {"name": "shapes", "kind": "pood", "train": 48}}
+
+
+@pytest.mark.parametrize("lies_in", ["a file", "the future"])
+def test_a_network_is_checked_before_anything_starts(tmp_path, lies_in: str) -> None:
+    unet = {k: v for k, v in asdict(SMALL).items() if k != "sample_size"}
+    noise, steep = to_train("ddpm", unet=unet, recipe={"horizon": 60}), to_train("ebm", nf=8)
+    steep["patch_size"] = 2
+    if lies_in == "a file":
+        save_ddpm(tmp_path / "ddpm", DDPM(SMALL, 60), {})
+        save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8, patch_size=2)), {})
+        noise, steep = {"path": str(tmp_path / "ddpm")}, {"path": str(tmp_path / "ebm")}
+    shop = workshop(tmp_path)
+
+    def check(side: int, name: str, **parameters) -> None:
+        images = np.ascontiguousarray(TRAIN.images[:, :, :side, :side])
+        spec = component("defense", {"name": name, **parameters})
+        shop.component(DEFENSES, spec, check=True).check(TRAIN.with_images(images))
+
+    check(32, "puregen_naive", ddpm_steps=60, ddpm=noise, ebm=steep)
+    with pytest.raises(DataError, match="horizon of 60 time steps; 61 are too many"):
+        check(32, "puregen_ddpm", steps=61, ddpm=noise)
+    with pytest.raises(DataError, match="trained on 32x32 images; these are 16x16"):
+        check(16, "puregen_ddpm", steps=60, ddpm=noise)
+    with pytest.raises(DataError, match="sides divisible by 8"):
+        check(28, "puregen_ebm", ebm=steep)
+    assert not list(tmp_path.glob("store/generator/*"))
 
 
 def test_images_of_another_size_are_refused(ddpm: DDPM) -> None:

@@ -27,6 +27,8 @@ from tests.tiny import EBM, CommandLine
 
 JPEG = "{name: jpeg, quality: 30}"
 HALF = json.dumps({"name": "chain", "parts": ["jpeg", "random_noise"]})
+DDPM = {"name": "ddpm", "recipe": {"horizon": 30, "batch_size": 8}, "dataset": EBM["dataset"]}
+FAR = json.dumps({"name": "puregen_ddpm", "steps": 31, "ddpm": DDPM})
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -106,6 +108,7 @@ def test_a_folder(cli, tmp_path) -> None:
     assert manifest["parameters"]["quality"] == 30
     assert not (tmp_path / "out" / ".purify").exists()
     assert "20 of 20 images changed" in cli.out
+    assert "no images of a known format, and not copied: 1 (labels.csv)" in cli.out
     before = (tmp_path / "out" / files[0]).stat().st_mtime_ns
     assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
     assert "done before" in cli.out
@@ -139,6 +142,13 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def hurt(path: Path, place: int) -> None:
+    """Change eight bytes of a file."""
+    data = bytearray(path.read_bytes())
+    data[place : place + 8] = bytes(b ^ 0x5A for b in data[place : place + 8])
+    path.write_bytes(data)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -352,6 +362,22 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
     assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
 
 
+def test_images_that_were_taken_away_are_not_called_done(cli, tmp_path) -> None:
+    np.savez("in.npz", images=pictures(4))
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    made = Path("out.npz").read_bytes()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert "this has been done before" in cli.out
+    Path("out.npz").unlink()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 2
+    assert f"'{tmp_path}/out.npz' is no longer there" in cli.err
+    for name in ("out.json", "out.changes.csv"):  # as the message says
+        assert f"'{tmp_path}/{name}'" in cli.err
+        Path(name).unlink()
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+    assert Path("out.npz").read_bytes() == made
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -374,6 +400,10 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
         (("bad.npz", "out.npz"), "cannot be read as .npz"),
         (("bad.parquet", "out.parquet"), "cannot be read as Parquet"),
         (("plain.parquet", "out.parquet"), "no column of image bytes"),
+        (("hurt.npz", "out.npz"), "hurt.npz' is damaged: .*'images.npy'"),
+        (("hurt_labels.npz", "out.npz"), "hurt_labels.npz' is damaged: .*'labels.npy'"),
+        (("hurt_packed.npz", "out.npz"), "hurt_packed.npz' is damaged: "),
+        (("hurt.parquet", "out.parquet"), "hurt.parquet' is damaged: "),
         (("in", "out", "--defense", "jpg"), "Did you mean 'jpeg'"),
         (("in", "out", "--defense", "none"), "does not purify images one by one"),
         (("in", "out", "--defense", "perfect_filter"), "does not purify images one by one"),
@@ -383,6 +413,7 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
         (("in", "out", "--defense", "puregen_ebm"), "puregen_ebm.* needs 'ebm'"),
         (("in", "out", "--set", "quality=101"), "quality"),
         (("odd", "out", "--defense", json.dumps({"name": "puregen_ebm", "ebm": EBM})), "'x.png': "),
+        (("good.npz", "out.npz", "--defense", FAR), "horizon of 30 time steps; 31 are too many"),
     ],
 )
 def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch) -> None:
@@ -400,6 +431,14 @@ def test_what_cannot_be_purified(cli, tmp_path, arguments, message, monkeypatch)
     np.savez("good.npz", images=pictures(2))
     np.savez("two.npz", a=pictures(2), b=pictures(2), n=np.arange(2))
     pq.write_table(pa.table({"label": [1, 2]}), "plain.parquet")
+    columns = {"images": pictures(9), "labels": np.arange(500)}
+    np.savez("hurt.npz", **columns)
+    np.savez("hurt_labels.npz", **columns)
+    np.savez_compressed("hurt_packed.npz", **columns)
+    pq.write_table(pa.table({"image": [png(i) for i in pictures(9)]}), "hurt.parquet")
+    for name, place in (("hurt", 9000), ("hurt_labels", -1000), ("hurt_packed", 9000)):
+        hurt(Path(f"{name}.npz"), place)
+    hurt(Path("hurt.parquet"), 4)
     given = arguments if "--defense" in arguments else (*arguments, "--defense", "jpeg")
     before = sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts)
     assert purify(cli, *given) == 2, cli.out

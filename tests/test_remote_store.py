@@ -389,6 +389,7 @@ def test_a_store_that_cannot_be_used_is_one_message(server, cli, tmp_path) -> No
         (uri(server, "x", bucket="nobodys"), "cannot be used: "),
         ("s3://", "names no bucket"),
         ("nosuch://place/store", "Allowed: a path, s3://"),
+        ("http://127.0.0.1:9/store", "cannot be used: what reaches it can only read"),
         ("s3://bucket/x?nosuch=1", "Unexpected query parameter"),
         ("s3://me:secret@bucket/x", "a secret in --store"),
     ):

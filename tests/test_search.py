@@ -271,7 +271,11 @@ class Stops(InProcess):
 def test_a_search_that_was_stopped_tries_what_it_would_have_tried(tmp_path, algorithm) -> None:
     if algorithm == "optuna":
         pytest.importorskip("optuna")
-    section = {"algorithm": algorithm, "configurations": 14, "at_once": 3}
+    keep = {"natural_accuracy": {"at_least": "undefended - 0.2"}}
+    objective = {"minimise": "poison_success", "keep": keep}
+    section = {
+        "algorithm": algorithm, "configurations": 14, "at_once": 3, "objective": objective,
+    }  # fmt: skip
     whole = search(tmp_path / "whole", search=section)
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path / "cut", search=section, executor=Stops(12))

@@ -60,6 +60,28 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert "there is no MLflow store" in cli.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing",), "'nothing' is no run folder: it holds no study.json."),
+        (("--tracking-uri", "sqlite:///typed/wrongly.db"), "there is no MLflow store 'typed/wro"),
+        (("--tracking-uri", "sqlite:///text.db"), "'sqlite:///text.db' cannot be reached: file is"),
+        (("--tracking-uri", "folder"), "MLflow store 'folder' cannot be used: The filesystem"),
+    ],
+)
+def test_pages_of_what_is_not_there(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    """Nothing is started, and no store is made where a path was mistyped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("harness.local_server.serve", lambda *_: pytest.fail("a server starts"))
+    Path("mlflow.db").touch()
+    Path("text.db").write_text("no database")
+    cli = CommandLine(monkeypatch, capsys)
+    assert cli("ui", *arguments) == 2
+    assert message in cli.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "text.db"]
+
+
 def test_the_pages_of_mlflow(tmp_path, monkeypatch, capsys) -> None:
     """The store is that of $MLFLOW_TRACKING_URI, as it is for `run`."""
     monkeypatch.chdir(tmp_path)

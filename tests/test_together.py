@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from harness import together, work
 from harness.core.protocols import CLASSIFIERS, SCENARIOS
 from harness.core.recipe import Recipe
 from harness.core.records import TrialRecord
@@ -118,6 +121,48 @@ def test_one_that_cannot_be_judged_is_the_only_one_and_none_comes_twice(
     found = list(run_together(some, shop, [{}] * 3))
     assert sorted(place for place, _ in found) == [0, 1, 2]
     assert [str(r) for _, r in found if isinstance(r, Exception)] == ["no such probe"]
+
+
+class Hungry:
+    """Fails as where memory is too small, and says whether a later call finds it given back."""
+
+    def __init__(self) -> None:
+        self.kept: weakref.ref[torch.Tensor] | None = None
+        self.free = list[bool]()
+
+    def __call__(self, *_: object) -> None:
+        if self.kept is not None:
+            self.free.append(self.kept() is None)
+        held = torch.zeros(1)  # as a network, held by the frame that the error remembers
+        self.kept = weakref.ref(held)
+        raise MemoryError("no room")
+
+
+def test_trials_that_had_no_room_together_have_it_alone(
+    planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs, shop = planned
+    some, hungry = [s for s in specs if s.defense.name == "none"][:2], Hungry()
+    monkeypatch.setattr(together, "_train_joint", hungry)
+    for _, found in run_together(some, shop, [{}] * 2):
+        assert isinstance(found, MemoryError)
+        del found
+    assert hungry.free == [True, True]
+
+
+def test_a_trial_that_failed_leaves_its_memory_to_the_next(
+    planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs, _ = planned
+    hungry = Hungry()
+    monkeypatch.setattr(together, "prepare", hungry)
+    monkeypatch.setattr(work, "workshop_of", lambda *_: None)
+    trials = [{"trial": spec.to_json(), "labels": {}, "names": {}} for spec in specs[:3]]
+    payload = {
+        "store": "", "device": "cpu", "run": str(tmp_path), "partial": False, "trials": trials,
+    }  # fmt: skip
+    assert len(do_trials(payload)["errors"]) == 3
+    assert hungry.free == [True, True]
 
 
 def test_a_head_that_diverges_fails_alone(planned) -> None:

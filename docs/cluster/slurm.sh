@@ -20,6 +20,7 @@ source "${VENV:-$SLURM_SUBMIT_DIR/.venv}/bin/activate"
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since 22.05 srun does not take it from sbatch
 export RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

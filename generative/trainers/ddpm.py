@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from generative.ddpm import DDPM
 from generative.ddpm_checkpoints import load_ddpm, save_ddpm
-from generative.ddpm_training import DDPMRecipe, Progress, check_training, train_ddpm
+from generative.ddpm_training import DDPMRecipe, Progress, check_training, fitted, train_ddpm
 from generative.unet import UNetConfig
 from harness.core.protocols import GENERATORS
 
@@ -43,6 +44,11 @@ class Ddpm:
     def check(self, images: NDArray[np.uint8]) -> None:
         """Check the recipe and the network against the images; nothing is trained."""
         check_training(images, self.unet, self.recipe)
+
+    def untrained(self, images: NDArray[np.uint8]) -> DDPM:
+        """Return the network that training on these images would, without values."""
+        with torch.device("meta"):
+            return DDPM(fitted(self.unet, images), self.recipe.horizon)
 
     def train(
         self,

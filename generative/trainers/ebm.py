@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from generative.checkpoints import load_ebm, save_ebm
@@ -46,6 +47,11 @@ class Ebm:
     def check(self, images: NDArray[np.uint8]) -> None:
         """Check the recipe and the network against the images; nothing is trained."""
         check_training(images, self._config(), self.recipe)
+
+    def untrained(self, images: NDArray[np.uint8]) -> EBM:
+        """Return the network that training on these images would, without values."""
+        with torch.device("meta"):
+            return EBM(self._config())
 
     def train(
         self,

@@ -10,7 +10,9 @@ from harness.core.values import Json
 from harness.execution import Done, Work
 from harness.study import Resources
 
-MANY = 8  # pieces per worker from which on it pays to start a pool of Ray Data for them
+# Pieces per worker from which on it pays to start a pool of Ray Data for them. A task that has a
+# GPU starts a process too, each anew.
+MANY, MANY_ON_GPU = 8, 2
 
 
 class RayExecutor:
@@ -79,7 +81,8 @@ class RayExecutor:
         from harness.cluster.tasks import slots
 
         require(resources)
-        if len(payloads) < MANY * slots(resources):
+        many = MANY_ON_GPU if resources.gpus else MANY
+        if len(payloads) < many * slots(resources):
             return self.units(function, payloads, resources)
         from harness.cluster.streaming import run_stream
 

@@ -27,7 +27,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.cluster.tasks import RETRIES, slots
-from harness.core.device import use_threads
+from harness.cluster.worker import begin
 from harness.core.values import Json
 from harness.execution import Done, Work, attempt
 from harness.study import Resources
@@ -76,7 +76,7 @@ def _rows(
         # free, and in-flight 1 lets none wait behind a long one.
         stream = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map(
             _Worker,  # type: ignore[arg-type]  # a class whose instances are such functions
-            fn_constructor_args=(function, resources.cpus, book),
+            fn_constructor_args=(function, resources, book),
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
             compute=ray.data.ActorPoolStrategy(
@@ -94,12 +94,12 @@ def _rows(
 class _Worker:
     """One process of the pool. Its process-wide caches keep the networks between pieces."""
 
-    def __init__(self, function: Work, cpus: int, book: Any) -> None:
-        self.function, self.cpus, self.book = function, cpus, book
+    def __init__(self, function: Work, resources: Resources, book: Any) -> None:
+        self.function, self.resources, self.book = function, resources, book
         threading.Thread(target=_end_with, args=(book,), daemon=True).start()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        use_threads(self.cpus)
+        begin(self.resources)
         index = int(row["index"])
         if ray.get(self.book.begin.remote(index)) > RETRIES + 1:
             value, error, seconds = None, f"its process died {RETRIES + 1} times.", 0.0

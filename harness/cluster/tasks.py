@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import ray
 from ray.exceptions import RayError
 
-from harness.core.device import use_threads
+from harness.cluster.worker import begin
 from harness.core.values import Json
 from harness.execution import Done, Work, attempt
 from harness.study import Resources
@@ -23,9 +23,13 @@ def run_tasks(
     function: Work, payloads: Sequence[dict[str, Json]], resources: Resources
 ) -> Iterator[Done]:
     """Yield results in the order in which they finish (see :class:`RayExecutor`)."""
-    # max_calls=0 keeps the process of a task that has a GPU, which would else be started each time.
+    # A process stays on the GPU that it used first, whichever Ray lends it next, and holds memory
+    # there when it is idle. So one that had a GPU ends with its piece; others are kept.
     task = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=0
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_retries=RETRIES,
+        max_calls=1 if resources.gpus else 0,
     )(_run)
     waiting = deque(range(len(payloads)))
     pending: dict[ray.ObjectRef[Result], int] = {}
@@ -34,7 +38,7 @@ def run_tasks(
         while waiting or pending:
             while waiting and len(pending) < window:
                 index = waiting.popleft()
-                pending[task.remote(function, payloads[index], resources.cpus)] = index
+                pending[task.remote(function, payloads[index], resources)] = index
             ready, _ = ray.wait(list(pending), num_returns=1)
             yield _collect(ready[0], pending.pop(ready[0]))
     except KeyboardInterrupt:
@@ -47,8 +51,8 @@ def run_tasks(
             ray.cancel(ref, force=True)
 
 
-def _run(function: Work, payload: dict[str, Json], cpus: int) -> Result:
-    use_threads(cpus)
+def _run(function: Work, payload: dict[str, Json], resources: Resources) -> Result:
+    begin(resources)
     began = time.perf_counter()
     value, error = attempt(function, payload)
     return value, error, time.perf_counter() - began
@@ -63,9 +67,15 @@ def _collect(ref: ray.ObjectRef[Result], index: int) -> Done:
 
 
 def slots(resources: Resources) -> int:
-    """Return how many pieces the cluster can run at once."""
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    found = there.get("CPU", 0) / resources.cpus
+    """Return how many pieces the cluster can run at once: a piece is on one node, and one card."""
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    return sum(_room(node, resources) for node in nodes)
+
+
+def _room(node: dict[str, float], resources: Resources) -> int:
+    found = node.get("CPU", 0) // resources.cpus
     if resources.gpus:
-        found = min(found, there.get("GPU", 0) / resources.gpus)
+        cards = node.get("GPU", 0)
+        share = resources.gpus
+        found = min(found, cards // share if share >= 1 else cards * (1 // share))
     return int(found)

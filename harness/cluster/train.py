@@ -14,6 +14,7 @@ import ray.train
 import ray.train.torch
 from ray.exceptions import RayError
 
+from harness.cluster.tasks import slots
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
 from harness.core.files import write_text
@@ -100,11 +101,7 @@ def require_room(workers: int, resources: Resources) -> None:
     Raises:
         UsageError: If they cannot; names both numbers.
     """
-    room = 0
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        there = node["Resources"] if node["Alive"] else {}
-        fit = there.get("CPU", 0) // resources.cpus
-        room += int(min(fit, there.get("GPU", 0)) if resources.gpus else fit)
+    room = slots(resources)
     if room < workers:
         raise UsageError(
             f"{workers} workers of {resources.cpus} CPUs and {resources.gpus:g} GPUs were asked "

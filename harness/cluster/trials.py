@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from harness.core.device import use_threads
+from harness.cluster.worker import begin
 from harness.core.values import Json
 from harness.execution import Done, Work, attempt
 from harness.study import Resources
@@ -130,7 +130,7 @@ def _tuner(
     folder: str,
 ) -> tune.Tuner:
     run = tune.with_parameters(
-        _trial, function=function, payloads=list(payloads), cpus=resources.cpus
+        _trial, function=function, payloads=list(payloads), resources=resources
     )
     return tune.Tuner(
         tune.with_resources(run, {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -148,9 +148,12 @@ def _tuner(
 
 
 def _trial(
-    config: dict[str, int], function: Work, payloads: list[dict[str, Json]], cpus: int
+    config: dict[str, int],
+    function: Work,
+    payloads: list[dict[str, Json]],
+    resources: Resources,
 ) -> None:
-    use_threads(cpus)
+    begin(resources)
     began = time.perf_counter()
     value, error = attempt(function, payloads[config["index"]])
     seconds = time.perf_counter() - began

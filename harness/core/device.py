@@ -49,9 +49,15 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 in hardware; without it bf16 is slower than fp32."""
+    if device.type == "cuda":  # this card, which need not be the process's current one
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_has_bf16()
+
+
 @cache
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 in hardware; without it bf16 is slower than fp32."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     capability = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -61,19 +67,15 @@ def _cpu_has_bf16() -> bool:
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the type that networks compute in; ``auto`` is bf16 where the hardware has it."""
     if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = device.type == "cpu" and _cpu_has_bf16()
-        return torch.bfloat16 if fast else torch.float32
-    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    if precision == "bf16" and not _has_bf16(device):
         _warn_of_emulation()
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 @cache  # once in a process
 def _warn_of_emulation() -> None:
-    logger.warning("bf16 was asked for, which this processor emulates: many times slower than fp32")
+    logger.warning("bf16 was asked for, which this hardware emulates: many times slower than fp32")
 
 
 @contextmanager

@@ -183,7 +183,9 @@ class Generator(Protocol):
         example: Small parameters with which the conformance kit runs it.
 
     A class may have ``check(images)`` too, which raises a UsageError where it cannot be trained on
-    these images; it is called before anything is started or written.
+    these images; it is called before anything is started or written. And ``untrained(images)``,
+    which returns the model that training on them would, without its values: attacks and defenses
+    are then checked against it before it is trained.
     """
 
     produces: ClassVar[type]

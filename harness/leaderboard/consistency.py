@@ -99,7 +99,7 @@ def _check_estimate(
         given = share_interval(counts)
     if abs(said.value - given.value) > _EXACT:
         raise DataError(f"{where}.value: got {said.value:g}; its counts give {given.value:g}.")
-    if said.nested and not pooled:
+    if said.tied and not pooled:
         _check_within(said, counts, where)
         return
     for end in ("low", "high"):

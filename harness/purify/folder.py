@@ -35,12 +35,13 @@ class FolderSource:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            found = [p for p in files_below(root) if p.suffix.lower() in SUFFIXES]
+            found = [p.relative_to(root) for p in files_below(root)]
         except OSError as error:
             raise DataError(f"{error.filename!r} cannot be read: {error.strerror}.") from error
-        files = sorted(p.relative_to(root).as_posix() for p in found)
         # What an earlier run wrote into a folder inside is no input.
-        self.files = [f for f in files if not f.startswith(".")]
+        files = sorted(p.as_posix() for p in found if not p.as_posix().startswith("."))
+        self.files = [f for f in files if Path(f).suffix.lower() in SUFFIXES]
+        self.left_out: Sequence[str] = [f for f in files if Path(f).suffix.lower() not in SUFFIXES]
         if not self.files:
             allowed = ", ".join(sorted(SUFFIXES))
             raise UsageError(f"{str(root)!r} holds no image file ({allowed}).")

@@ -19,7 +19,7 @@ from harness.core.data import ImageSet
 from harness.core.device import pick_device, pick_dtype
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside, write_text
-from harness.core.params import ComponentSpec, is_trained, networks
+from harness.core.params import ComponentSpec, is_trained, networks, references
 from harness.core.paths import check_writable
 from harness.core.protocols import DEFENSES
 from harness.core.seeds import stream
@@ -171,18 +171,26 @@ def _make(
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
         workshop.store.check_nodes(executor, {"result": job.parts})
+        there = workshop.device != "cpu" and bool(executor.where().get("gpus"))
+        resources = Resources(gpus=float(there and _has_network(job.defense)))
         for stage, run, function, payloads in (
             ("trainings", executor.units, make_unit, trainings),
             ("chunks", executor.stream, purify_chunk, chunks),
         ):
             progress.start(stage, len(payloads))
             failed = []
-            for done in run(function, payloads, Resources()):
+            for done in run(function, payloads, resources):
                 progress.advance(_told(done, payloads[done.index]), done.seconds)
                 failed += [done.error.partition("\n")[0]] if done.error else []
             if failed:
                 return failed
     return []
+
+
+def _has_network(defense: ComponentSpec) -> bool:
+    """Whether a defense, or one that it is made of, computes with a network."""
+    found = references(DEFENSES.get(defense.name), defense)
+    return any(r.kind != "defense" or _has_network(ComponentSpec.from_json(r.raw)) for r in found)
 
 
 def _told(done: Done, payload: Mapping[str, Json]) -> str:
@@ -282,7 +290,14 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
     for path in (job.manifest, job.parts / JOB):
         if path.is_file():
             earlier = _same_job(path, what, job)
-            return earlier if path == job.manifest else None
+            if path != job.manifest:
+                return None
+            if not job.out.exists():
+                raise UsageError(
+                    f"{str(job.out)!r} is no longer there, though {str(path)!r} says that it was "
+                    f"made. Remove that and {str(job.changes)!r} to make it anew."
+                )
+            return earlier
     for path in (job.out, job.changes):
         if path.exists() and not (
             job.source.is_dir() and path.is_dir() and not any(path.iterdir())

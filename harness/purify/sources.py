@@ -20,9 +20,11 @@ class Source(Protocol):
 
     Attributes:
         suffix: Of a file in this format; "" for a folder.
+        left_out: Files in the source that are taken for no images, and are not copied.
     """
 
     suffix: str
+    left_out: Sequence[str]
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -38,6 +38,7 @@ class TableSource:
     """
 
     suffix = ".parquet"
+    left_out: Sequence[str] = ()
 
     def __init__(self, path: Path, column: str | None) -> None:
         self.path = path
@@ -75,7 +76,7 @@ class TableSource:
         """Return the first row of each shape, from the images' headers."""
         found: dict[tuple[int, int, int], int] = {}
         row = 0
-        for batch in self.file.iter_batches(1024, columns=[self.column]):
+        for batch in _batches(self.path, self.file, 1024, columns=[self.column]):
             for value in batch.column(0):
                 with _open(value, row) as picture, _readable(row):
                     check_depth(picture, f"the image in row {row}")
@@ -144,7 +145,7 @@ class _Walk:
         # Unbuffered, pages are read as they are needed.
         file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
         groups = list(range(first, len(ends)))
-        self._batches = file.iter_batches(AT_ONCE, row_groups=groups, columns=columns)
+        self._batches = _batches(path, file, AT_ONCE, row_groups=groups, columns=columns)
         self._read: list[pa.RecordBatch] = []  # from ``position`` on
         self._ahead = self.position  # of the next batch
 
@@ -161,6 +162,14 @@ class _Walk:
         """Let go of batches that lie before a row; a slice of one would keep all of it."""
         while self._read and self.position + len(self._read[0]) <= start:
             self.position += len(self._read.pop(0))
+
+
+def _batches(path: Path, file: Any, size: int, **which: Any) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows, so many at a time."""
+    try:
+        yield from file.iter_batches(size, **which)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{str(path)!r} is damaged: {error}") from error
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

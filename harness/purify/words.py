@@ -10,6 +10,8 @@ from harness.core.yaml_text import read_yaml
 from harness.purify.job import Job
 from harness.shared_training import parse_assignments
 
+SHOWN = 4  # of the files that are left out
+
 
 def read_defense(text: str, assignments: tuple[str, ...]) -> ComponentSpec:
     """Return the defense of ``--defense`` and ``--set``, checked.
@@ -27,9 +29,12 @@ def read_defense(text: str, assignments: tuple[str, ...]) -> ComponentSpec:
 def summary(job: Job, manifest: dict[str, Json]) -> list[str]:
     """Return what was done, in a few lines."""
     count, changed = manifest["images"], manifest["changed"]
+    left = job.open().left_out
+    listed = ", ".join(left[:SHOWN]) + (", …" if len(left) > SHOWN else "")
     return [
         f"{changed} of {count} images changed, by {manifest['mean_l2']:.2f} on average "
         f"(L2 in units of [0, 1]), a byte by {manifest['largest_change']} at most.",
+        *([f"no images of a known format, and not copied: {len(left)} ({listed})"] if left else []),
         f"images: {job.out}",
         f"manifest: {job.manifest}",
     ]

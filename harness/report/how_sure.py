@@ -11,7 +11,7 @@ from harness.report import format as fmt
 from harness.report import significance as sig
 from harness.report.collect import Run
 from harness.report.pairs import POINTS, Pair, compare_pairs
-from harness.report.summary import Summary, any_nested
+from harness.report.summary import Summary, ties_of
 from harness.report.table import Entry, Head, Table, markdown, without_empty
 from harness.report.trials import Setting
 from harness.report.variance import ALIKE, PARTS, REST, SEEDS, Split, split_variance, varied_seeds
@@ -93,20 +93,20 @@ def pair_words(pair: Pair) -> str:
 
 def _interval_words(summary: Summary) -> tuple[str, ...]:
     """Say how intervals were made where a row has several trials of what it draws first."""
-    if not any_nested(summary):
+    if not ties_of(summary):
         return ()
     said = [
-        "Trials of one target share its poison, and several seeds of one target are no several "
-        "targets. So the 95 % intervals of means, and of their differences, are a nested "
-        "bootstrap, in the order of the design: targets are drawn with replacement; within each "
-        "that is drawn its poison seeds, within these the purification seeds, and then the victim "
-        "seeds, as far as a study has several. What comes with the target thus counts as often as "
-        "there are targets, however many seeds each has. With one trial of each target it is the "
-        "plain bootstrap. Fewer than about ten targets still make such intervals too narrow, and "
-        "so does a seed that moves all targets alike, as a victim's can where all start from one "
-        "network: each target draws its seeds for itself, though all were run with the same. The "
-        "interval speaks of targets like these, p of these targets and seeds alone: the two may "
-        "disagree."
+        "Trials of one target share its poison, and trials with one seed share what is drawn from "
+        "it: a victim's first weights, or a purification's noise. So the 95 % intervals of means, "
+        "and of their differences, are a bootstrap that draws, with replacement, targets, and "
+        "within each its poison seeds; and, for all targets at once, the purification and victim "
+        "seeds, as far as a study has several. A trial counts as often as its target and its "
+        "seeds were drawn. What comes with a target counts as often as there are targets, however "
+        "many seeds each has, and what comes with a seed as often as there are seeds, however "
+        "many targets. With one trial of each target it is the plain bootstrap. Fewer than about "
+        "ten targets, or, where a seed moves all targets alike, as few seeds, still make such "
+        "intervals too narrow. The interval speaks of targets and seeds like these, p of these "
+        "alone: the two may disagree."
     ]
     if any(r.goal == "targeted" and r.trials > len(r.targets) > 0 for r in summary.rows):
         said.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.report.nested import Nest
 from harness.report.statistics import Interval, mean_interval, share_interval, wilson
-from harness.report.trials import PairKey, Trial
+from harness.report.trials import PairKey, Ties, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class Observation:
         key: What it has in common with the same trial under another defense.
         hits, total: Its counts; ``total`` is positive.
         purify: The purification seed.
-        nested: Whether intervals mind which trials hang together, see :class:`Trial`.
+        ties: What intervals mind, see :class:`Trial`.
     """
 
     key: PairKey
     hits: int
     total: int
     purify: int | None = None
-    nested: bool = True
+    ties: Ties = "all"
 
     @property
     def share(self) -> float:
@@ -41,7 +41,7 @@ class Observation:
     def nest(self) -> Nest:
         """Target, poison, purification and victim seed: as the trial's parts come about."""
         target, poison, victim = self.key
-        return target, poison, self.purify, victim
+        return _nest(target, poison, (self.purify, victim), self.ties)
 
 
 def accuracy(trials: Iterable[Trial]) -> list[Observation]:
@@ -86,12 +86,18 @@ def successes(
 
 def _observed(trial: Trial, target: int | None, hits: int, total: int) -> Observation:
     key = trial.pair_key(target)
-    return Observation(key, hits, total, trial.seeds.get("purify"), trial.nested)
+    return Observation(key, hits, total, trial.seeds.get("purify"), trial.ties)
+
+
+def _nest(target: int | None, poison: int | None, seeds: Sequence[int | None], ties: Ties) -> Nest:
+    if ties == "target":  # as if each poison had drawn its own
+        return target, poison, *((target, poison, seed) for seed in seeds)
+    return target, poison, *seeds
 
 
 def nests_of(observations: Sequence[Observation]) -> list[Nest] | None:
     """Return where each stands, for its interval; None where that is not to be minded."""
-    return [o.nest for o in observations] if all(o.nested for o in observations) else None
+    return None if any(o.ties == "none" for o in observations) else [o.nest for o in observations]
 
 
 def pooled(observations: Sequence[Observation]) -> Interval | None:
@@ -143,7 +149,8 @@ def matched(
     """
     left, right = by_key(these), by_key(those)
     keys = [key for key in left if key in right]
-    nests: list[Nest] | None = [*keys] if all(one.nested for one in these) else None
+    ties = {one.ties for one in these} or {"all"}
+    nests = None if "none" in ties else [_nest(t, p, (v,), *ties) for t, p, v in keys]
     return nests, [left[key] for key in keys], [right[key] for key in keys]
 
 

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.core.errors import DataError
-from harness.report.nested import NESTED, Nest, Tree, drawn_means, is_flat, nested_ends, tree_of
+from harness.report.nested import (
+    CROSSED,
+    NESTED,
+    Chain,
+    Nest,
+    chains_of,
+    drawn_means,
+    is_flat,
+    percentiles,
+    tied_ends,
+)
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -26,8 +36,9 @@ class Interval:
         low, high: Ends of the interval, with ``low <= value <= high``; None where the data allow
             none (one number without counts, or numbers that are all the same).
         n: Observations: images of a Wilson interval, trials of a bootstrap or of a t interval.
-        method: ``wilson``, ``BCa``, ``percentile``, ``t`` or ``none``; ``nested BCa`` and ``nested
-            percentile`` where trials hang together, see :mod:`harness.report.nested`.
+        method: ``wilson``, ``BCa``, ``percentile``, ``t`` or ``none``; ``nested BCa``, ``nested
+            percentile`` and ``crossed percentile`` where trials hang together, see
+            :mod:`harness.report.nested`.
     """
 
     value: float
@@ -37,9 +48,9 @@ class Interval:
     method: str
 
     @property
-    def nested(self) -> bool:
-        """Whether it minds which trials hang together."""
-        return self.method.startswith(NESTED)
+    def tied(self) -> str:
+        """What its trials hang together by, ``nested`` or ``crossed``; "" where nothing ties."""
+        return next((word for word in (NESTED, CROSSED) if self.method.startswith(word)), "")
 
 
 def wilson(k: int, n: int) -> Interval:
@@ -68,8 +79,8 @@ def mean_interval(
     Args:
         values: One per trial.
         seed: Of the resampling: the same values give the same interval.
-        nests: Where each trial stands. Several of one target are drawn within it; with one of each
-            the interval is that of values which nothing ties.
+        nests: Where each trial stands. What trials share is drawn for all of them at once; where
+            each has a target of its own the interval is that of values which nothing ties.
 
     Raises:
         DataError: If there are no values.
@@ -80,9 +91,9 @@ def mean_interval(
     mean, n = float(sample.mean()), len(sample)
     if np.ptp(sample) < 1e-12:  # differences that are equal but for rounding
         return Interval(mean, None, None, n, "none")
-    tree = _tree(sample, nests)
-    if not isinstance(tree, float) and not is_flat(tree):
-        name, ends = nested_ends(tree, RESAMPLES, CONFIDENCE, seed)
+    chains = _chains(sample, nests)
+    if not is_flat(chains):
+        name, ends = tied_ends(sample, chains, RESAMPLES, CONFIDENCE, seed)
         return _around(mean, ends, n, name)
     if n > 2:
         ends = _bootstrap([sample], "BCa", seed)
@@ -139,13 +150,17 @@ def difference_interval(
     value, n = float(groups[0].mean() - groups[1].mean()), min(map(len, groups))
     if n < 2 or all(np.ptp(group) < 1e-12 for group in groups):
         return Interval(value, None, None, n, "none")
-    trees = [_tree(g, nest) for g, nest in zip(groups, nests or (None, None), strict=True)]
-    if not all(map(is_flat, trees)):
+    both = [_chains(g, nest) for g, nest in zip(groups, nests or (None, None), strict=True)]
+    if not all(map(is_flat, both)):
         rng = np.random.default_rng(seed)
-        draws = np.subtract(*(drawn_means(tree, RESAMPLES, rng) for tree in trees))
-        tail = 50 * (1 - CONFIDENCE)
-        ends = tuple(np.percentile(draws, (tail, 100 - tail)))
-        return _around(value, ends, n, f"{NESTED} percentile")
+        draws = [
+            drawn_means(group, chains, RESAMPLES, rng)
+            for group, chains in zip(groups, both, strict=True)
+        ]
+        fewest = min(map(len, draws))
+        ends = percentiles(draws[0][:fewest] - draws[1][:fewest], CONFIDENCE)
+        word = CROSSED if max(map(len, both)) > 1 else NESTED
+        return _around(value, ends, n, f"{word} percentile")
     method = "BCa" if n > 2 and all(np.ptp(group) > 1e-12 for group in groups) else "percentile"
     ends = _bootstrap(groups, method, seed)
     if not np.isfinite(ends).all():
@@ -172,9 +187,8 @@ def share_interval(
     return wilson(*min(counts, key=lambda pair: pair[1]))
 
 
-def _tree(values: NDArray[np.float64], nests: Sequence[Nest] | None) -> Tree:
-    found: list[float] = values.tolist()
-    return [*found] if nests is None else tree_of(found, nests)
+def _chains(values: NDArray[np.float64], nests: Sequence[Nest] | None) -> list[Chain]:
+    return chains_of([(index,) for index in range(len(values))] if nests is None else nests)
 
 
 def _bootstrap(groups: Sequence[np.ndarray], method: str, seed: int) -> tuple[float, float]:

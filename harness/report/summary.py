@@ -135,16 +135,17 @@ class Summary:
         return tuple(dict.fromkeys(r.defense for r in rows))
 
 
-def any_nested(summary: Summary) -> bool:
-    """Whether an interval minds that trials hang together."""
-    return any(
-        interval is not None and interval.nested
+def ties_of(summary: Summary) -> set[str]:
+    """Return what trials hang together by, in any interval: ``nested``, ``crossed``."""
+    return {
+        interval.tied
         for row in summary.rows
         for interval in (
             row.accuracy, row.accuracy_delta, row.class_accuracy,
             *(i for probe in row.probes for i in (probe.success, probe.delta)),
         )
-    )  # fmt: skip
+        if interval is not None and interval.tied
+    }  # fmt: skip
 
 
 def summarise(trials: Sequence[Trial]) -> Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from harness.core.errors import DataError
 from harness.core.facts import Facts
@@ -16,6 +16,8 @@ Setting = tuple[str, str, str]
 
 PairKey = tuple[int | None, int | None, int | None]
 """(target, poison seed, victim seed): trials that agree in it differ by their defense alone."""
+
+Ties = Literal["all", "target", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,9 @@ class Trial:
         target: The attacked target, or None.
         seeds: ``poison``, ``purify``, ``victim``.
         facts: What its run says of the components.
-        nested: Whether intervals mind which trials hang together; False where the report of a
-            version is checked that took the seeds of one target for independent.
+        ties: What intervals mind: ``all`` that trials share. Only where the report of an earlier
+            version is checked, ``target`` (seeds of a target hang together, one seed of several
+            targets does not) or ``none``.
     """
 
     record: TrialRecord
@@ -42,7 +45,7 @@ class Trial:
     target: int | None
     seeds: Mapping[str, int]
     facts: Facts = field(default_factory=Facts, repr=False)
-    nested: bool = True
+    ties: Ties = "all"
 
     @classmethod
     def of(cls, record: TrialRecord, facts: Facts | None = None) -> Trial:

@@ -91,6 +91,8 @@ def _optuna(search: Search, tried: Sequence[Tried], count: int) -> list[Values]:
     seed = int(stream(search.seed, "search", "optuna", str(len(tried))).integers(2**31))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # What stands in for constraints_func, which goes in 7.0, is not there before 5.0.
+        warnings.filterwarnings("ignore", ".*constraints_func", FutureWarning)
         sampler = optuna.samplers.TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP,
             constraints_func=(lambda t: t.user_attrs["violations"])

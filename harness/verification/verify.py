@@ -12,12 +12,13 @@ from harness.report.checksums import CHECKSUMS, wrong_files
 from harness.report.collect import Run, read_run
 from harness.report.figures import draw_all
 from harness.report.how_sure import how_sure
-from harness.report.nested import NESTED
+from harness.report.nested import CROSSED, NESTED
 from harness.report.page import render_page
 from harness.report.published_panel import published_section
 from harness.report.samples import galleries
-from harness.report.summary import any_nested, summarise
+from harness.report.summary import summarise, ties_of
 from harness.report.trajectories import is_of_trajectories
+from harness.report.trials import Ties
 from harness.verification.figures import check_drawings_of_page, check_figures
 from harness.verification.found import Found
 from harness.verification.page import missing_sections, names_as_missing, wrong_words
@@ -108,8 +109,8 @@ def _check_report(found: Found, run: Run, report: Path) -> None:
     run, earlier = _as_reported(run, report / "table.csv")
     if earlier:
         found.unchecked.append(
-            "the intervals of a nested bootstrap: an earlier version reported, which took the "
-            "seeds of one target for independent; its own were checked"
+            f"the intervals of today: an earlier version reported, which took {earlier} for "
+            "independent; its own were checked"
         )
     summary = summarise(run.trials)
     sure, beside = how_sure(run, summary), published_section(run, summary)
@@ -134,16 +135,19 @@ def _check_report(found: Found, run: Run, report: Path) -> None:
     check_drawings_of_page(found, written, report, drawings)
 
 
-def _as_reported(run: Run, table: Path) -> tuple[Run, bool]:
-    """Return the run as its report took it: an earlier version did not nest seeds in targets.
+def _as_reported(run: Run, table: Path) -> tuple[Run, str]:
+    """Return the run as its report took it, and what an earlier version took for independent.
 
     The table says how each interval was made.
     """
     written = _read(table) if table.is_file() else ""
-    if not written or f",{NESTED} " in written or not any_nested(summarise(run.trials)):
-        return run, False
-    flat = tuple(replace(trial, nested=False) for trial in run.trials)
-    return replace(run, trials=flat), True
+    said = {word for word in (NESTED, CROSSED) if f",{word} " in written}
+    tied = ties_of(summarise(run.trials))
+    if not written or CROSSED in said or tied <= said:
+        return run, ""
+    ties: Ties = "target" if NESTED in said else "none"
+    took = "one seed of several targets" if said else "the seeds of one target"
+    return replace(run, trials=tuple(replace(t, ties=ties) for t in run.trials)), took
 
 
 def _not_reported(run: Run, table: Path) -> int:
