@@ -161,6 +161,16 @@ def test_a_residual_net_halves_the_side_three_times() -> None:
     assert body(torch.rand(2, 3, 64, 64)).shape == (2, 32, 8, 8)
 
 
+@pytest.mark.parametrize("classifier", [ResNet18(), ResNet18Hlb(width=8), ResNet34(width=8)])
+def test_weights_of_the_papers_residual_nets_start_as_torchs_layers_do(classifier) -> None:
+    """Uniform up to the root of one over the number of inputs; by fan-out they would be normal."""
+    model = build_model(classifier.build, 10, (3, 32, 32), stream(0))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = module.weight[0].numel() ** -0.5
+            assert 0.9 * bound < module.weight.abs().max() <= bound
+
+
 @pytest.mark.parametrize("classifier", [ResNet34(), MobileNetV2(), DenseNet121()])
 def test_the_nets_from_scratch_have_the_papers_recipe(classifier) -> None:
     recipe = classifier.recipe

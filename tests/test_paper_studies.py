@@ -2,12 +2,16 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.artifacts import Store
+from harness.classifiers._base import CIFAR_MEAN
 from harness.core.errors import UsageError
 from harness.core.params import construct, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
@@ -138,6 +142,8 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
 PLAIN = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "border": "black", "lr": 0.1}
 PLAIN |= {"batch_size": 128, "weight_decay": 5e-4, "label_smoothing": 0.0, "crop_pad": 4}
 STEPS = {8: 0.8, 16: 0.4}
+# Clean networks of the latter, but for shifts by parts of pixels over its mean colour.
+BREW = PLAIN | {"nesterov": True, "epochs": 40, "milestones": [14, 24, 35]}
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -150,6 +156,54 @@ def test_victims_and_poisons_of_the_paper_are_made_as_its_code_makes_them(name) 
             assert {key: recipe[key] for key in PLAIN} == PLAIN, classifier.name
         if attack.name == "gradient_matching":
             assert attack.params["matching"]["step"] == STEPS[attack.params["eps_255"]]
+            for network in attack.params["surrogates"]:
+                assert {key: network["recipe"][key] for key in BREW} == BREW
+
+
+# Victims that start from 4,800 images of each class: arXiv 2005.00191 trains their networks, as the
+# surrogates of its attack, in 300 epochs with torch's SGD and crops with a black border.
+PRETRAINED = PLAIN | {"epochs": 300, "milestones": [150, 225], "schedule": "multistep"}
+MOST_OF_CIFAR = {"name": "cifar10", "root": None, "train_per_class": 4800}
+
+
+def of_transfer() -> Iterator[tuple[TrialSpec, Mapping[str, Any]]]:
+    """Yield each trial that starts from such a network, with that network."""
+    for trial in chain.from_iterable(map(trials_of, FULL)):
+        start = trial.classifier.params.get("pretrained")
+        if start and start["dataset"] == MOST_OF_CIFAR:
+            yield trial, start
+
+
+def test_networks_of_transfer_are_trained_as_the_published_ones() -> None:
+    networks = {}
+    for trial, start in of_transfer():
+        for network in (start, *trial.attack.params.get("surrogates", ())):
+            networks[digest(network)] = network
+    assert {"resnet18", "mobilenet_v2", "densenet121"} < {n["name"] for n in networks.values()}
+    for network in networks.values():
+        assert {key: network["recipe"][key] for key in PRETRAINED} == PRETRAINED, network["name"]
+
+
+def test_a_victim_of_transfer_in_a_black_box_starts_from_no_surrogate() -> None:
+    for trial, start in of_transfer():
+        assert start not in trial.attack.params.get("surrogates", ()), trial.classifier.name
+
+
+def test_batch_norm_in_fine_tuning_is_the_papers() -> None:
+    """Fixed in all its parts for Bullseye Polytope, trained for Narcissus."""
+    papers = {"bullseye_polytope": "fixed", "narcissus": "trained"}
+    tuned = [trial for trial, _ in of_transfer() if trial.scenario.name == "fine_tune"]
+    seen = {(t.attack.name, t.scenario.params["batch_norm"]) for t in tuned}
+    assert {pair for pair in seen if pair[0] != "none"} == set(papers.items())
+
+
+def test_the_trigger_in_fine_tuning_is_sought_on_the_whole_class() -> None:
+    """The victims adapt to 50 images of it."""
+    tuned = [trial for trial, _ in of_transfer() if trial.attack.name == "narcissus"]
+    assert tuned
+    for trial in tuned:
+        assert trial.scenario.name == "fine_tune"
+        assert trial.attack.params["seen"] == {"name": "cifar10", "root": None}
 
 
 @pytest.mark.parametrize("name", [n for n in TWINS if not study_of(n).before])
@@ -234,6 +288,13 @@ def test_the_page_on_the_paper_names_all() -> None:
     text = DOC.read_text()
     assert all(f"`{name}`" in text for name in (*FULL, *TWINS))
     assert all(f"{item.name} " in text for item in ITEMS)
+
+
+def test_the_page_tells_whose_statistics_networks_for_tiny_imagenet_have() -> None:
+    trial = next(t for t in trials_of("paper/table_1") if t.dataset.name == "tiny_imagenet")
+    model = construct(CLASSIFIERS, trial.classifier, {}).build(200, (3, 64, 64))
+    assert model.mean.flatten().tolist() == pytest.approx(CIFAR_MEAN)
+    assert "- Networks for Tiny-ImageNet, victims and surrogates, normalise" in DOC.read_text()
 
 
 @pytest.mark.parametrize("name", TWINS)

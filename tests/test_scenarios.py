@@ -118,6 +118,11 @@ def test_fine_tuning_trains_everything(start, data) -> None:
     statistics = {k for k in before if "running" in k}
     assert statistics
     assert not statistics & changed(start, frozen)
+    affine = {k.replace("running_mean", kind) for k in statistics for kind in ("weight", "bias")}
+    assert affine & changed(start, frozen)
+    fixed = victim("fine_tune", start, data.train, recipe, batch_norm="fixed")
+    others = {name for name, _ in start.model.named_parameters()} - affine
+    assert changed(start, fixed) == others
     assert all(torch.equal(before[k], t) for k, t in start.model.state_dict().items())
     assert accuracy(tuned, data.train) > accuracy(start, data.train)
 

@@ -20,8 +20,7 @@ class ResNet18:
     """ResNet-18 as used on CIFAR: 3x3 stem of stride 1, no max-pool, global mean pool.
 
     11,173,962 parameters for 10 classes. The default recipe is that of PureGen (arXiv 2405.18627).
-    The weights start as torchvision's do (He, by fan-out); in PureGen they start as PyTorch's
-    layers do, and so do those of ``resnet18_hlb`` and ``resnet34``.
+    The weights start as PyTorch's layers do, as in PureGen; torchvision's start by fan-out.
 
     Attributes:
         recipe: How it is trained.
@@ -35,8 +34,10 @@ class ResNet18:
         """Return the network; see :class:`harness.core.protocols.Classifier`."""
         net = resnet18(num_classes=num_classes)
         net.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
         head = net.fc
         net.fc = nn.Identity()
         return ImageClassifier(net, head, channels=image_shape[0])

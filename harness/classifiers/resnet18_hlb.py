@@ -19,8 +19,7 @@ from harness.core.recipe import Recipe
 class ResNet18Hlb:
     """ResNet-18 trained for 25 epochs with a triangular rate and much label smoothing.
 
-    The network is that of ``resnet18`` with other initial weights, which are PyTorch's own:
-    11,173,962 parameters for 10 classes.
+    The network is that of ``resnet18``: 11,173,962 parameters for 10 classes.
 
     Attributes:
         width: Channels of the stem; 64 in the published net.

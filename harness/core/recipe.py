@@ -106,8 +106,9 @@ Recipe.presets |= {
     "friends_200": _steps(200, 100, 150, decayed="weights", border="black"),
     # Bullseye Polytope's own (arXiv 2005.00191).
     "linear_60": _steps(60, 30, 45, batch_size=64, optimizer="adam", weight_decay=0.0, **_PLAIN),
-    # Witches' Brew's (arXiv 2009.02276).
-    "brew_40": _steps(40, 14, 24, 35),
+    # Witches' Brew's (arXiv 2009.02276), but for its crops: it shifts by parts of pixels, over a
+    # border of its mean colour.
+    "brew_40": _steps(40, 14, 24, 35, border="black"),
     # The poisoning benchmark's (arXiv 2006.12557).
     "benchmark_200": _steps(200, 100, 150, weight_decay=2e-4, **_USUAL),
     "benchmark_linear_40": _steps(40, 30, lr=0.01, weight_decay=2e-4, **_USUAL),

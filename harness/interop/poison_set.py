@@ -283,6 +283,12 @@ def sets_below(folder: Path) -> list[Path]:
 
 def no_set(folder: Path) -> str:
     """Return the message that a folder holds no set, and where there is one."""
+    names = [p.parent.name for p in folder.glob(f"*/{META}") if p.parent.name.isdecimal()]
+    if names:
+        numbers = ", ".join(sorted(names, key=int)[:20]) + (", …" if len(names) > 20 else "")
+        return (
+            f"{str(folder)!r} holds no set of poisons itself; its sets have the numbers {numbers}."
+        )
     below = sets_below(folder)
     if not below:
         return (
