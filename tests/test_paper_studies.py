@@ -141,6 +141,7 @@ def test_a_full_study_has_a_trial_in_the_very_setting_of_each_published_row(item
 # the step, which is (0.1 / 4.05) / (8 / 255) = 0.79 of a bound of 8 grey levels.
 PLAIN = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "border": "black", "lr": 0.1}
 PLAIN |= {"batch_size": 128, "weight_decay": 5e-4, "label_smoothing": 0.0, "crop_pad": 4}
+NARCISSUS = PLAIN | {"batch_size": 350, "epochs": 200, "schedule": "cosine", "warmup": 0.0}
 STEPS = {8: 0.8, 16: 0.4}
 # Clean networks of the latter, but for shifts by parts of pixels over its mean colour.
 BREW = PLAIN | {"nesterov": True, "epochs": 40, "milestones": [14, 24, 35]}
@@ -154,6 +155,9 @@ def test_victims_and_poisons_of_the_paper_are_made_as_its_code_makes_them(name) 
         if trial.scenario.name == "from_scratch" and not hlb and classifier.name != "vit":
             recipe = classifier.params["recipe"]
             assert {key: recipe[key] for key in PLAIN} == PLAIN, classifier.name
+        if attack.name == "narcissus":
+            recipe = attack.params["surrogate"]["recipe"]
+            assert {key: recipe[key] for key in NARCISSUS} == NARCISSUS
         if attack.name == "gradient_matching":
             assert attack.params["matching"]["step"] == STEPS[attack.params["eps_255"]]
             for network in attack.params["surrogates"]:

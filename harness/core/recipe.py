@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -29,9 +30,9 @@ class Recipe:
         decayed: What it is on: ``all`` parameters, or ``weights`` without biases and the shifts and
             scales of normalisation.
         label_smoothing: Share of the label spread over all classes, in [0, 1).
-        schedule: ``one_cycle`` (linear up over ``warmup``, linear down to 0) or ``multistep``
-            (times 0.1 at each of ``milestones``).
-        warmup: Share of all updates in which the rate rises; one_cycle only.
+        schedule: ``one_cycle`` (linear up over ``warmup``, linear down to 0), ``cosine`` (down
+            along half a cosine instead) or ``multistep`` (times 0.1 at each of ``milestones``).
+        warmup: Share of all updates in which the rate rises; not of multistep.
         milestones: Epochs from 1, ascending; multistep only. One after the last has no effect.
         flip: Mirror each image with probability 1/2.
         crop_pad: Pixels of border from which a random crop is taken; 0 is no crop.
@@ -50,7 +51,7 @@ class Recipe:
     weight_decay: float = 5e-4
     decayed: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.1
-    schedule: Literal["one_cycle", "multistep"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "multistep"] = "one_cycle"
     warmup: float = 0.25
     milestones: tuple[int, ...] = ()
     flip: bool = True
@@ -74,6 +75,8 @@ class Recipe:
 
         >>> Recipe(lr=1.0, warmup=0.25).rate(0.25, 3)
         1.0
+        >>> round(Recipe(lr=1.0, warmup=0.0, schedule="cosine").rate(1 / 3, 4), 6)
+        0.75
         >>> round(Recipe(lr=1.0, schedule="multistep", milestones=(2,)).rate(0.5, 3), 6)
         0.1
         """
@@ -81,7 +84,10 @@ class Recipe:
             return self.lr * 0.1 ** sum(epoch >= m for m in self.milestones)
         if progress < self.warmup:
             return self.lr * progress / self.warmup
-        return self.lr * (1 - progress) / (1 - self.warmup)
+        left = (1 - progress) / (1 - self.warmup)
+        if self.schedule == "cosine":
+            return self.lr * (1 - math.cos(math.pi * left)) / 2
+        return self.lr * left
 
 
 def _steps(epochs: int, *milestones: int, **others: Any) -> Recipe:
@@ -101,11 +107,21 @@ Recipe.presets |= {
     "linear_40": _steps(40, 15, 25, 35, batch_size=64, optimizer="adam", **_PLAIN),
     "fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, **_PLAIN),
     "narcissus_fine_tune_60": _steps(60, 15, 30, 45, optimizer="adam", lr=1e-4, border="black"),
-    # EPIC's (arXiv 2208.03651) and FRIENDS' (arXiv 2208.10224).
+    # EPIC's (arXiv 2210.09671) and FRIENDS' (arXiv 2208.10224).
     "epic_200": _steps(200, 100, 150, decayed="weights"),
     "friends_200": _steps(200, 100, 150, decayed="weights", border="black"),
     # Bullseye Polytope's own (arXiv 2005.00191).
     "linear_60": _steps(60, 30, 45, batch_size=64, optimizer="adam", weight_decay=0.0, **_PLAIN),
+    # That of Narcissus' surrogate (arXiv 2204.05255, its code).
+    "narcissus_200": Recipe(
+        epochs=200,
+        batch_size=350,
+        lr=0.1,
+        schedule="cosine",
+        warmup=0.0,
+        label_smoothing=0.0,
+        **_USUAL,
+    ),
     # Witches' Brew's (arXiv 2009.02276), but for its crops: it shifts by parts of pixels, over a
     # border of its mean colour.
     "brew_40": _steps(40, 14, 24, 35, border="black"),
