@@ -19,7 +19,7 @@ class ProbeResult:
 
     Attributes:
         name: Of the probe.
-        success: Triggered: mean over targets and seeds, bootstrap over targets and their seeds.
+        success: Triggered: mean over targets and seeds, bootstrap over targets and seeds.
             Targeted: k of n trials, Wilson.
         floor: Mean success that trainings without attack and defense show on the same probes of
             the same targets; None where there is none.
