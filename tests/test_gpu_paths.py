@@ -147,6 +147,7 @@ def test_a_run_says_that_gpus_stand_idle(tmp_path: Path, monkeypatch: pytest.Mon
         (Resources(cpus=1), 82),
         (Resources(cpus=1, gpus=1.0), 5),  # 64 CPUs have no GPU, and two GPUs no CPU
         (Resources(cpus=1, gpus=0.4), 8),  # two a card, not seven on three
+        (Resources(cpus=1, gpus=0.2), 17),  # five a card: 1 // 0.2 would say four
         (Resources(cpus=1, gpus=0.1), 18),
         (Resources(cpus=2, gpus=2.0), 2),
     ],

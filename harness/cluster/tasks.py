@@ -75,7 +75,7 @@ def slots(resources: Resources) -> int:
 def _room(node: dict[str, float], resources: Resources) -> int:
     found = node.get("CPU", 0) // resources.cpus
     if resources.gpus:
-        cards = node.get("GPU", 0)
-        share = resources.gpus
-        found = min(found, cards // share if share >= 1 else cards * (1 // share))
+        cards, share = node.get("GPU", 0), resources.gpus
+        per_card = int(1 / share + 1e-9)  # 1 // 0.1 is 9
+        found = min(found, cards // share if share >= 1 else cards * per_card)
     return int(found)
