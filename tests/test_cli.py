@@ -1,11 +1,12 @@
 """The command line: what it shows, what it writes, and one message for what it cannot use."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
+from harness.cli import main
 from harness.core.errors import UsageError
 from harness.core.records import TrialRecord
 from tests.test_run import EXPLODES
@@ -231,6 +233,24 @@ def test_an_interrupted_run_says_how_to_go_on(cli, tmp_path, monkeypatch) -> Non
     assert run(cli, study) == 130
     last = f"stopped; what is finished is in {tmp_path}/runs/tiny. The same command goes on."
     assert cli.out.splitlines()[-1] == last
+
+
+def test_a_full_disk_is_one_message_and_another_fault_none(monkeypatch, capsys) -> None:
+    def raising(number: int) -> Callable[..., None]:
+        def command(**_: object) -> None:
+            raise OSError(number, os.strerror(number), "records/x.json")
+
+        return command
+
+    monkeypatch.setattr("harness.cli.cli", raising(errno.ENOSPC))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and told.count("\n") == 1
+    assert "No space left on device" in told and "the same command goes on" in told
+    monkeypatch.setattr("harness.cli.cli", raising(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):  # nobody knows what is lost
+        main()
 
 
 def test_a_study_of_the_package_by_its_name(cli) -> None:

@@ -124,6 +124,18 @@ def test_what_a_study_shares_is_drawn_for_itself(of: list[Nest], chains: int) ->
     assert one.std() == pytest.approx(other.std(), rel=0.06)
 
 
+def test_one_seed_for_everything_is_drawn_as_one() -> None:
+    """Its poisons are no level of their own: a draw of them would miss that of the victims."""
+    values = np.random.default_rng(4).normal(size=(8, 4)).ravel()
+    alike = [(t, s, s, s) for t in range(8) for s in range(4)]
+    assert chains_of(alike)[0] == chains_of(shared(8, 4))[0]
+    one, other = (
+        drawn_means(values, chains_of(of), 999, np.random.default_rng(0))
+        for of in (alike, shared(8, 4))
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_crossed_draws_spread_as_drawing_rows_and_columns_does() -> None:
     """As Owen's bootstrap: of both, and what is left, of which a draw of both has its share too."""
     values = np.random.default_rng(1).normal(size=(6, 4)) + np.arange(4)

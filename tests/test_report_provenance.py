@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.core.errors import DataError
 from harness.core.records import Stage
 from harness.flat_record import metrics_of
 from harness.report.chains import chain_notes
@@ -101,3 +103,19 @@ def test_a_call_is_noted_however_it_ends_and_the_next_keeps_it(tmp_path: Path) -
     assert said["title"] == "A title"
     assert [(s["cpus"], s["trials"]) for s in said["sessions"]] == [(2, 2), (4, 0)]
     assert all(s["started"].endswith("UTC") and s["seconds"] >= 0 for s in said["sessions"])
+
+
+def test_a_note_that_a_full_disk_does_not_take_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    open_run(tmp_path, {"name": "mine"})
+    with (
+        pytest.raises(DataError, match="the record cannot be written"),
+        session(tmp_path, {"cpus": 2}, lambda: 3),
+    ):
+        monkeypatch.setattr("harness.run_sessions.write_text", full)
+        raise DataError("the record cannot be written")
+    assert "is not noted" in caplog.text and "No space left" in caplog.text
