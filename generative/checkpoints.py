@@ -1,47 +1,32 @@
 """Checkpoints of generators: safetensors and JSON, so that loading one can run no code.
 
-A finished generator is a folder with ``model.safetensors`` and ``config.json`` (the layout that
-the published checkpoints have too), or the bare safetensors file of one.
+A finished energy network is a folder with ``model.safetensors`` and ``config.json``, the layout of
+the published checkpoints (older exports have ``pytorch_model.bin``), or one file of weights.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from generative.ebm import EBM, EBMConfig
+from generative.weight_files import read_tensors, read_weights, weights_in
 from harness.core.device import channels_last
 from harness.core.errors import DataError
 from harness.core.files import write_aside, write_text
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, OLDER_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file.
-
-    Raises:
-        DataError: If the file is missing or no safetensors file.
-    """
-    if not path.is_file():
-        raise DataError(f"checkpoint {str(path)!r} does not exist.")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            names = handle.keys()
-            return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{str(path)!r} is no safetensors file: {error}") from error
 
 
 def save_training(
@@ -79,19 +64,21 @@ def save_ebm(folder: Path, model: EBM, recipe: Mapping[str, Any]) -> None:
 
 
 def load_ebm(path: Path, device: torch.device | str = "cpu") -> EBM:
-    """Load an energy network from a folder, or from a bare safetensors file.
+    """Load an energy network from a folder, or from one file of weights.
 
     Args:
-        path: Folder with ``model.safetensors`` and, optionally, ``config.json`` (its absence means
-            the published shape), or the weights file itself.
+        path: Folder with ``model.safetensors`` (or ``pytorch_model.bin``), or the weights file
+            itself, as safetensors or a state dict of torch (``.pt``), as PureGen's training writes
+            it. Its network has the shape that ``config.json`` beside it says, or that it shows.
         device: Where the network shall be.
 
     Raises:
-        DataError: If a file is missing or corrupt, or a tensor has another name or shape.
+        DataError: If a file is missing or corrupt, a value is not finite, or a tensor has another
+            name or shape.
     """
-    weights = path / WEIGHTS if path.is_dir() else path
-    tensors, _ = read_tensors(weights)
-    model = EBM(_read_config(weights.with_name(CONFIG)))
+    weights = weights_in(path, WEIGHTS, OLDER_WEIGHTS) if path.is_dir() else path
+    tensors = read_weights(weights)
+    model = EBM(_read_config(weights.with_name(CONFIG), tensors))
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if wanted != given:
@@ -105,9 +92,13 @@ def load_ebm(path: Path, device: torch.device | str = "cpu") -> EBM:
     return channels_last(model.to(device)).eval()
 
 
-def _read_config(path: Path) -> EBMConfig:
+def _read_config(path: Path, tensors: Mapping[str, Tensor]) -> EBMConfig:
+    """Return the shape in a configuration; without one, that which the first weights have."""
     if not path.is_file():
-        return EBMConfig()
+        first = tensors.get("block1.c1.weight")
+        if first is None or first.ndim != 4:
+            return EBMConfig()
+        return EBMConfig(nf=first.shape[0], patch_size=math.isqrt(first.shape[1] // 3) or 1)
     try:
         raw = json.loads(path.read_text())
         return EBMConfig(nf=int(raw.get("nf", 128)), patch_size=int(raw.get("patch_size", 1)))

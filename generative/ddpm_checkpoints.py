@@ -1,13 +1,12 @@
 """Checkpoints of noise predictors, in the layout that diffusers reads and writes.
 
-A folder holds ``diffusion_pytorch_model.safetensors`` and ``config.json``; a network without
-pixel-unshuffle is one that diffusers loads too. Loading runs no code of the file.
+A folder holds ``diffusion_pytorch_model.safetensors`` (or ``.bin``) and ``config.json``; a network
+without pixel-unshuffle is one that diffusers loads too. Loading runs no code of the file.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -18,14 +17,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from generative.checkpoints import CONFIG, read_tensors
+from generative.checkpoints import CONFIG
 from generative.ddpm import BETA_FIRST, BETA_LAST, DDPM, TIME_STEPS
 from generative.unet import DownBlock, UNetConfig, UpBlock, published
+from generative.weight_files import read_weights, weights_in
 from harness.core.device import channels_last
 from harness.core.errors import DataError, nearest
 from harness.core.files import write_aside, write_text
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS, OLDER_WEIGHTS = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 SCHEDULE = "scheduler_config.json"
 PUBLISHED_HORIZON = 250  # PureGen's; its files do not say it
 # What diffusers takes where a configuration leaves it out, and ours has another default.
@@ -70,13 +70,13 @@ def load_ddpm(path: Path, device: torch.device | str = "cpu") -> DDPM:
         device: Where the network shall be.
 
     Raises:
-        DataError: If a file is missing or corrupt, the network is of another kind, or a tensor has
-            another name or shape.
+        DataError: If a file is missing or corrupt, a value is not finite, the network is of another
+            kind, or a tensor has another name or shape.
     """
     if (path / "unet").is_dir() and not (path / WEIGHTS).is_file():
         path = path / "unet"  # of a pipeline
-    weights = path / WEIGHTS if path.is_dir() else path
-    tensors = {_current_name(name): tensor for name, tensor in _read_weights(weights).items()}
+    weights = weights_in(path, WEIGHTS, OLDER_WEIGHTS) if path.is_dir() else path
+    tensors = {_current_name(name): tensor for name, tensor in read_weights(weights).items()}
     levels = _check_schedule(weights.parent)
     config, horizon = _read_config(weights.with_name(CONFIG), tensors, levels)
     model = DDPM(config, horizon)
@@ -100,21 +100,6 @@ def _current_name(name: str) -> str:
         lambda found: f"{found[1]}{_OLD_NAMES[found[2]]}.",
         name,
     )
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        return read_tensors(path)[0]
-    if not path.is_file():
-        raise DataError(f"checkpoint {str(path)!r} does not exist.")
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise DataError(f"{str(path)!r} is no state dict of torch: {reason}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise DataError(f"{str(path)!r} is no state dict: not every value in it is a tensor.")
-    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.core.errors import DataError, UsageError
 
-_FILES = ["*.json", "*.safetensors"]  # no pickle, and no code
+# No code. Older exports have the weights as torch pickles them, of which only tensors are read.
+_FILES, _OLDER = ["*.json", "*.safetensors"], ["*.bin"]
 
 
 @cache
@@ -37,13 +38,19 @@ def snapshot(repository: str, revision: str = "main") -> Path:
             "folder and give 'path'."
         ) from None
     try:
-        found = hub.snapshot_download(repository, revision=revision, allow_patterns=_FILES)
+        found = _download(hub, repository, revision, _FILES)
+        if not any(found.rglob("*.safetensors")):
+            found = _download(hub, repository, revision, [*_FILES, *_OLDER])
     except (OSError, ValueError) as error:  # the client's own errors are either
         reason = str(error).strip().split("\n", 1)[0]
         raise DataError(
             f"{repository!r}, revision {revision!r}, cannot be had from the hub: {reason}"
         ) from error
-    return Path(found)
+    return found
+
+
+def _download(hub: Any, repository: str, revision: str, files: list[str]) -> Path:
+    return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
 def weights_folder(reference: Mapping[str, Any]) -> Path:

@@ -8,20 +8,16 @@ before a name is dropped, ``linear`` is the head, ``shortcut`` a residual block'
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from generative.checkpoints import read_tensors
+from generative.weight_files import read_weights
 from harness.core.errors import DataError
-from harness.core.files import read_arrays
 from harness.core.protocols import Classifier
 
-WRAPPERS = ("net", "state_dict", "model")
 RENAMED = (("module.", ""), ("linear.", "head."), ("fc.", "head."), (".shortcut.", ".downsample."))
 
 
@@ -43,7 +39,7 @@ def load_weights(
         DataError: If the file cannot be read, or its parameters are not those of the architecture;
             the first that differs is named.
     """
-    tensors = _named(_read(path))
+    tensors = _named(read_weights(path))
     if "head.weight" not in tensors or tensors["head.weight"].ndim != 2:
         raise DataError(f"{str(path)!r} has no linear head ('head.weight' or 'linear.weight').")
     model = classifier.build(len(tensors["head.weight"]), (3, 32, 32))
@@ -60,35 +56,13 @@ def load_weights(
     return model
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise DataError(f"weights {str(path)!r} do not exist.")
-    if path.suffix == ".npz":
-        return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    try:
-        read = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise DataError(f"weights {str(path)!r} cannot be read as tensors alone: {first}") from None
-    for key in WRAPPERS:
-        if isinstance(read, Mapping) and isinstance(read.get(key), Mapping):
-            read = read[key]
-    if not isinstance(read, Mapping):
-        raise DataError(f"weights {str(path)!r} hold {type(read).__name__}, no named tensors.")
-    return read
-
-
-def _named(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
-    for given, tensor in tensors.items():
-        name = str(given)
+    for name, tensor in tensors.items():
         for old, new in RENAMED:
             at_start = name.startswith(old) if not old.startswith(".") else old in name
             name = name.replace(old, new, 1) if at_start else name
-        if isinstance(tensor, Tensor):
-            found[name] = tensor
+        found[name] = tensor
     return found
 
 

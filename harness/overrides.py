@@ -11,7 +11,7 @@ from harness.core.errors import UnknownComponent, UsageError, nearest
 from harness.core.values import Json
 from harness.core.yaml_text import read_yaml
 
-TEXT_KEYS = ("name", "title", "cost")  # of which a value is never a path
+TEXT_KEYS = ("name", "title", "cost", "hub", "revision")  # of which a value is never a path
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -28,9 +28,7 @@ def set_value(raw: dict[str, Json], text: str) -> str:
     parts = key.split(".")
     if not equals or not all(parts):
         raise UsageError(f"--set takes KEY=VALUE, for example attacks.0.eps_255=16; got {text!r}.")
-    value = read_yaml(given, f"the value of --set {key}")
-    if parts[-1] not in TEXT_KEYS:
-        value = _from_here(value)
+    value = _from_here(read_yaml(given, f"the value of --set {key}"), parts[-1])
     node: Any = raw
     for depth, part in enumerate(parts[:-1]):
         here = ".".join(parts[: depth + 1])
@@ -57,9 +55,17 @@ def _index(node: dict[str, Json] | list[Json], part: str, where: str) -> Any:
     return int(part)
 
 
-def _from_here(value: Json) -> Json:
-    """Return a path that exists relative to the current folder as an absolute one."""
-    if not isinstance(value, str) or not value:
+def _from_here(value: Json, key: str) -> Json:
+    """Return a value with each path in it that exists relative to the current folder as absolute.
+
+    Elsewhere in a study relative paths start from its own folder, which who types a command may
+    not be in.
+    """
+    if isinstance(value, dict):
+        return {name: _from_here(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_from_here(part, key) for part in value]
+    if not isinstance(value, str) or not value or key in TEXT_KEYS:
         return value
     try:
         path = Path(value).expanduser()

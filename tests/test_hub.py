@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generative.checkpoints import save_ebm
+from generative.checkpoints import load_ebm, save_ebm
 from generative.ddpm import DDPM
 from generative.ddpm_checkpoints import load_ddpm, save_ddpm
 from generative.ebm import EBM, EBMConfig
@@ -128,6 +128,17 @@ def test_a_repository_is_fetched_once_without_its_code(hub: type[Repositories]) 
     asked = len([path for path in hub.asked if "resolve" in path])
     assert snapshot("owner/ebm") == folder
     assert len([path for path in hub.asked if "resolve" in path]) == asked > 0
+
+
+def test_an_older_export_is_fetched_where_nothing_newer_is(hub: type[Repositories]) -> None:
+    for name in ("ebm", "older"):
+        model = publish_ebm(hub, name)
+        torch.save(model.state_dict(), hub.root / name / "pytorch_model.bin")
+    (hub.root / "older" / "model.safetensors").unlink()
+    assert not (snapshot("owner/ebm") / "pytorch_model.bin").exists()
+    folder = snapshot("owner/older")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "pytorch_model.bin"]
+    assert torch.equal(load_ebm(folder).l5.weight, model.l5.weight)
 
 
 def test_a_study_takes_a_generator_from_the_hub(hub: type[Repositories], tmp_path: Path) -> None:

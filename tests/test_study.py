@@ -191,8 +191,16 @@ def test_where_relative_paths_start(tmp_path, monkeypatch) -> None:
     assert found.datasets[0].params["path"] == str(here / "mine.npz")
     absent = read(there, "dataset.path=other.npz", dataset=npz)
     assert absent.datasets[0].params["path"] == str(there / "other.npz")
+    whole = read(there, "dataset={name: npz, path: mine.npz}", dataset=npz)
+    assert whole.datasets[0].params["path"] == str(here / "mine.npz")
+    both = "vars.both=[{name: npz, path: mine.npz}, {name: npz, path: other.npz}]"
+    listed = read(there, both, dataset="${both}", vars={"both": 0}).datasets
+    assert [str(d.params["path"]) for d in listed] == [
+        str(here / "mine.npz"), str(there / "other.npz"),
+    ]  # fmt: skip
     (here / "jpeg").touch()
     assert read(there, "defenses.0.name=jpeg").defenses[1].name == "jpeg"
+    assert read(there, "defenses.0={name: jpeg}").defenses[1].name == "jpeg"
 
 
 # What is refused

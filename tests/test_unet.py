@@ -311,7 +311,7 @@ def test_another_noise_schedule_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"\x80\x02K\x01."])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match="is no "):
+    with pytest.raises(DataError, match=r"is no safetensors file|cannot be read as tensors alone"):
         load_ddpm(tmp_path / name)
 
 
@@ -321,6 +321,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"conv_in.weight": Payload()}, tmp_path / "model.pt")
-    with pytest.raises(DataError, match="no state dict"):
+    with pytest.raises(DataError, match="cannot be read as tensors alone"):
         load_ddpm(tmp_path / "model.pt")
     assert not (tmp_path / "ran").exists()
