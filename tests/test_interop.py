@@ -587,6 +587,12 @@ def test_import_is_isolated_and_says_where_it_comes_from(tmp_path: Path) -> None
         import_poisons(tmp_path / "set", tmp_path / "again")
     with pytest.raises(UsageError, match="holds other files"):
         import_poisons(folder, tmp_path)
+    other = write_toxic(tmp_path / "other", POISONS[::-1], ROWS, (TARGET, TRUE))
+    with pytest.raises(UsageError, match=r"holds poisons of another source \(raw\)"):
+        import_poisons(other, tmp_path / "set")
+    assert json.loads((tmp_path / "set" / "meta.json").read_text()) == meta
+    import_poisons(folder, tmp_path / "set", choices=Choices(attack="again"))
+    assert json.loads((tmp_path / "set" / "meta.json").read_text())["attack"] == "again"
     text, errors = lint_poisons(tmp_path / "set", "{name: shapes, train: 10, test: 10}")
     assert errors == 1 and text[-1] == "errors: 1"
 

@@ -28,6 +28,7 @@ from harness.interop.poison_set import (
     PoisonSet,
     is_poison_set,
     no_set,
+    read_meta,
     read_poison_set,
     write_poison_set,
 )
@@ -120,12 +121,24 @@ def _import_one(
     poisons = assemble(
         foreign, choices, train, like=like, source=path.name, source_sha256=file_digest(path)
     )
-    if out.exists() and not is_poison_set(out) and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{str(out)!r} is a file, or holds other files; give a new folder.")
+    _check_target(out, poisons)
     write_poison_set(out, poisons)
     findings = lint(poisons, train, test)
     lines = [f"{out}: {describe(poisons)} ({form.name})", *_shown(findings)]
     return lines, _errors(findings)
+
+
+def _check_target(out: Path, poisons: PoisonSet) -> None:
+    """Check that nothing is lost: a set is replaced by one that was read from the same files."""
+    if is_poison_set(out):
+        before = read_meta(out)  # its poisons may be damaged, or of a call that was killed
+        if before.get("source_sha256") != poisons.meta.source_sha256:
+            named = before.get("source") or "unknown"
+            raise UsageError(
+                f"{str(out)!r} holds poisons of another source ({named}); give a new folder."
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{str(out)!r} is a file, or holds other files; give a new folder.")
 
 
 def _like(companion: Path | None, number: int | None) -> PoisonSet | None:

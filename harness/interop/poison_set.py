@@ -255,7 +255,7 @@ def read_poison_set(folder: Path) -> PoisonSet:
     Raises:
         DataError: If a file is missing, damaged or another one than was written, or breaks a rule.
     """
-    raw = _read_meta(folder)
+    raw = read_meta(folder)
     sums = raw.pop("sha256", None)
     if not isinstance(sums, dict) or POISONS not in sums or set(sums) - {POISONS, TARGET, TRIGGER}:
         raise DataError(f"{str(folder / META)!r} lists no checksums of the files beside it.")
@@ -299,7 +299,12 @@ def no_set(folder: Path) -> str:
     return f"{str(folder)!r} holds no set of poisons itself; give one below it: {listed}."
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Read what a set says of itself, whatever has become of its files.
+
+    Raises:
+        DataError: If it is missing, or not of this project's form.
+    """
     path = folder / META
     try:
         if path.stat().st_size > _LARGEST_META:
