@@ -16,6 +16,7 @@ from harness.core.paths import is_uri
 
 if TYPE_CHECKING:
     from harness.report.collect import Problem
+    from harness.study import StudySpec
 
 WIDTH = 200  # of tables in pipes and files
 
@@ -48,6 +49,12 @@ def open_console() -> Console:
     """Return where to write: lines are not broken, and tables are wide where no person looks."""
     width = None if sys.stdout.isatty() else WIDTH
     return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def show_overrides(study: StudySpec) -> None:
+    """Say what ``--set`` has changed in a study."""
+    for line in study.overrides:
+        click.echo(f"set {line}")
 
 
 def tell_unreadable(problems: Sequence[Problem], run: Path | None = None) -> None:

@@ -15,6 +15,7 @@ from harness.cli_options import (
     limit_option,
     open_workshop,
     set_option,
+    show_overrides,
     study_argument,
 )
 from harness.core.errors import UsageError
@@ -84,8 +85,7 @@ def submit(
         )
     checked = read_study(study, overrides)
     only_trials(checked)
-    for line in checked.overrides:
-        click.echo(f"set {line}")
+    show_overrides(checked)
     folder = working_dir.resolve()
     name = jobs.study_on_cluster(study, folder)
     elsewhere, along = jobs.check_paths(checked, folder)

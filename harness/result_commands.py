@@ -1,13 +1,16 @@
-"""Commands around results: two runs side by side, and whether a run's tables are true."""
+"""Commands on runs: how far one is, its report, two side by side, whether its tables are true."""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from harness.cli_options import open_workshop, store_option, tell_unreadable
+from harness.cli_options import open_console, open_workshop, store_option, tell_unreadable
+from harness.report_shown import show_report
 
 
 @click.command()
@@ -61,4 +64,28 @@ def verify(run: Path, inputs: bool, store: str | None) -> None:
     sys.exit(1 if found.discrepancies else 0)
 
 
-COMMANDS = (compare, verify)
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Make tables, figures and one page from the records or trajectories of a run."""
+    console = open_console()
+    console.print(f"page: {show_report(run, console)}", markup=False)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(run: Path, as_json: bool) -> None:
+    """Show how far a run is, from another terminal. Exit status 1 while a trial has no result."""
+    from harness.status import status_of, words
+
+    found = status_of(run)
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "run": str(found.run)}, indent=1))
+    else:
+        for line in words(found):
+            click.echo(line)
+    sys.exit(0 if found.complete else 1)
+
+
+COMMANDS = (report, status, compare, verify)

@@ -15,6 +15,7 @@ from harness.cli_options import (
     open_console,
     open_workshop,
     set_option,
+    show_overrides,
     store_option,
     study_argument,
 )
@@ -67,8 +68,7 @@ def search(
     only_trials(checked)
     if checked.search is None:
         raise UsageError(f"{study}: the study has no section 'search'; docs/search.md shows one.")
-    for line in checked.overrides:
-        click.echo(f"set {line}")
+    show_overrides(checked)
     folder = (out or Path("runs") / f"{checked.name}-search").expanduser().resolve()
     workshop = open_workshop(store, device, here=in_process)
     executor = executor_of(in_process, address, cpus, checked.resources, device)
