@@ -22,7 +22,8 @@ from harness.core.registry import Entry, Parameter, Registry
 from harness.core.spec import digest
 from harness.core.values import Json, nested, plain
 from harness.paper import PAPER, without_study
-from harness.study import StudySpec, count_trials, read_study
+from harness.study import StudySpec, read_study
+from harness.study_trials import count_trials
 
 CLASSES = {"cifar100": 100, "tiny_imagenet": 200}  # of datasets that are not read here; others: 10
 PLURALS = {f"{kind}s": kind for kind in REGISTRIES}

@@ -19,7 +19,8 @@ from harness.labels import attack_label, label_of
 from harness.making import make_units
 from harness.plan import make_plan
 from harness.progress import Progress
-from harness.study import Crossing, StudySpec, only_trials
+from harness.study import StudySpec, only_trials
+from harness.study_crossing import Crossing
 from harness.workshop import Workshop
 
 

@@ -14,7 +14,8 @@ from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
 from harness.core.registry import Registry
 from harness.core.spec import TrialSpec, digest
-from harness.study import StudySpec, expand, only_trials
+from harness.study import StudySpec, only_trials
+from harness.study_trials import expand
 from harness.units import Unit, units_of
 from harness.workshop import Workshop
 

@@ -19,7 +19,8 @@ from harness.core.spec import TrialSpec, digest
 from harness.paper import ITEMS, without_study
 from harness.plan import make_plan
 from harness.report.published import closest, items, published
-from harness.study import StudySpec, expand, read_study
+from harness.study import StudySpec, read_study
+from harness.study_trials import expand
 from harness.sweeps import is_name, names, path_of
 from harness.trajectory_plan import plan_trajectories
 from harness.workshop import Deferred, Workshop

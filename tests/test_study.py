@@ -9,7 +9,8 @@ import yaml
 from harness.core.errors import UsageError
 from harness.core.spec import Seeds, TrialSpec, digest
 from harness.labels import judged_labels, labels_of, names_of
-from harness.study import StudySpec, _cross, count_trials, expand, read_study
+from harness.study import StudySpec, read_study
+from harness.study_trials import _cross, count_trials, expand
 from harness.sweeps import names, path_of, trained_as
 from tests.tiny import EBM, STUDY, component, write_study
 

@@ -12,7 +12,8 @@ from harness.core.spec import TrialSpec, digest
 from harness.core.values import Json
 from harness.search.section import Search
 from harness.search.space import Values
-from harness.study import StudySpec, expand
+from harness.study import StudySpec
+from harness.study_trials import expand
 
 KEPT = 3  # one of so many goes on to the next rung
 

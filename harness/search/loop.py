@@ -37,7 +37,8 @@ from harness.search.propose import Tried, check_algorithm, propose
 from harness.search.section import Search
 from harness.search.space import Values
 from harness.search.standing import Found, Standing, choose
-from harness.study import StudySpec, expand
+from harness.study import StudySpec
+from harness.study_trials import expand
 from harness.trial_runner import TrialRunner
 from harness.units import units_of
 from harness.work import finished, samples_path
