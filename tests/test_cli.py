@@ -517,10 +517,10 @@ def recipe(**numbers: object) -> dict[str, object]:
         ({"defenses": [{"name": "chain", "parts": []}]}, "has at least two parts; got 0"),
         ({"name": "n" * 400}, "name takes at most 200 bytes, one for each ASCII letter; got 400"),
         (npz("good.npz", path_=1), "no parameter 'path_'. Did you mean 'path'?"),
-        (ebm("absent"), "'puregen_ebm'.ebm: checkpoint"),
+        (ebm("absent"), "'puregen_ebm'.ebm: weights '"),
         (ebm("narrow"), "does not fit the network of nf=8, patch_size=1: tensor 'block1.c1.bias'"),
         (ebm("corrupt"), "is no safetensors file"),
-        (ebm("pickled.pth"), "is no safetensors file"),
+        (ebm("pickled.pth"), "hold dict, no named tensors"),
         ({"resources": {"cpus": 100_000}}, "one trial asks for 100000 CPUs"),
     ],
 )
