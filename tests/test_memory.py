@@ -1,14 +1,20 @@
 """What a process keeps in memory of what it has read, and what it gives back."""
 
 import gc
+import os
+import platform
+import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import workshop as workshops
+from harness.cluster.worker import begin
 from harness.core.records import TrialRecord
 from harness.recent import Recent
+from harness.study import Resources
 from harness.training import fit
 from tests.tiny import EBM, component, run, workshop
 
@@ -122,3 +128,25 @@ def test_records_do_not_depend_on_what_is_kept(tmp_path, monkeypatch) -> None:
         found.append([(r.spec_id, r.outcomes, r.natural_accuracy, r.curves) for r in records])
     assert len(found[0]) == 9
     assert found[0] == found[1]
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_what_a_trials_thread_has_freed_is_given_back_before_the_next_piece(monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as this piece does
+    kept: list[bytearray] = []
+
+    def trial() -> None:
+        blocks = [bytearray(2**16) for _ in range(2000)]
+        kept.extend(blocks[::100])  # so that no part of the thread's heap is free from end to end
+
+    thread = threading.Thread(target=trial)
+    thread.start()
+    thread.join()
+    before = resident_mib()
+    begin(Resources(cpus=1))
+    assert before - resident_mib() > 60  # of 125
