@@ -241,7 +241,7 @@ class Workshop:
 
     def component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         """Return a component's spec with references and files replaced by their content."""
-        name = f"{entry.name} {digest(spec.to_json())}"
+        name = f"{entry.origin} {digest(spec.to_json())}"
         return self._identity(name, lambda: self._component_identity(entry, spec))
 
     def _component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
