@@ -1,19 +1,22 @@
 """Makes what trials need, each thing once: datasets, trained networks, poisons, purified rows.
 
-What is costly goes into the store, so that another trial, worker or run finds it there; what is
-read often stays in this process's memory too.
+What is costly goes into the store, so that another trial, worker or run finds it there; what was
+read last stays in this process's memory too.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from generative.hub import weights_folder
 from harness.artifacts import Made, Store
@@ -40,11 +43,15 @@ from harness.core.spec import digest
 from harness.core.subset import per_class
 from harness.core.values import Json, is_path
 from harness.poisons import changed_rows, check_poison, pack, unpack
+from harness.recent import Recent
 from harness.snapshots import snapshot_parameter
 from harness.training import Predictor, build_model, fit
 
 BLOCK = 512  # clean rows purified, kept and lost as one; it changes no byte
-RECENT = 4  # poisoned sets kept in memory
+# What stays in memory.
+KEPT_DATASETS = 6  # a trial may want its own, public ones, and what these were cut from
+KEPT_POISONED_SETS = 4
+KEPT_NETWORK_BYTES = 2**30  # of a GPU that several processes may share
 
 
 class Deferred:
@@ -62,40 +69,40 @@ class Workshop:
 
     store: Store
     device: str = "auto"
-    _memory: dict[str, Any] = field(default_factory=dict)
-    _recent: dict[str, Any] = field(default_factory=dict)
+    _identities: dict[str, Json] = field(default_factory=dict)
+    _datasets: Recent[Dataset] = field(default_factory=lambda: Recent(KEPT_DATASETS))
+    _blocks: WeakKeyDictionary[ImageSet, list[ImageSet]] = field(default_factory=WeakKeyDictionary)
+    _networks: Recent[Any] = field(
+        default_factory=lambda: Recent(KEPT_NETWORK_BYTES, _weight_bytes)
+    )
+    _poisoned: Recent[tuple[PoisonedSet, Made]] = field(
+        default_factory=lambda: Recent(KEPT_POISONED_SETS)
+    )
 
     def __post_init__(self) -> None:
         use_device(self.device)  # for components that have no network, whose device they would take
 
-    def _remember(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._memory:
-            self._memory[name] = make()
-        return self._memory[name]
-
-    def _remember_recent(self, name: str, make: Callable[[], Any]) -> Any:
-        """Remember the last few only: for what is as large as a training set."""
-        if name not in self._recent:
-            self._recent[name] = make()
-            while len(self._recent) > RECENT:
-                self._recent.pop(next(iter(self._recent)))
-        return self._recent[name]
+    def _identity(self, name: str, make: Callable[[], Json]) -> Json:
+        """Return what stands for something; it is a few words, and all of them are kept."""
+        if name not in self._identities:
+            self._identities[name] = make()
+        return self._identities[name]
 
     # Datasets
 
     def dataset(self, spec: ComponentSpec) -> Dataset:
-        """Return a dataset, loaded once per process, after its subset keys."""
-        name = f"dataset {digest(spec.to_json())}"
-        data: Dataset = self._remember(name, lambda: _load(self.component(DATASETS, spec), spec))
-        return data
+        """Return a dataset after its subset keys, loaded where it is not kept in memory."""
+        name = digest(spec.to_json())
+        return self._datasets.get(name, lambda: _load(self.component(DATASETS, spec), spec))
 
     # Resources: what a parameter can refer to
 
     def identity(self, kind: str, reference: Mapping[str, Json]) -> Json:
         """Return what a reference stands for, by content: data and weights by their digest."""
         if kind == "dataset":
-            train = self.dataset(ComponentSpec.from_json(reference)).train
-            return {"dataset": train.digest}
+            data = ComponentSpec.from_json(reference)
+            name = f"dataset {digest(data.to_json())}"
+            return self._identity(name, lambda: {"dataset": self.dataset(data).train.digest})
         if kind == "defense":
             spec = ComponentSpec.from_json(reference)
             return self.component_identity(DEFENSES.get(spec.name), spec)
@@ -130,7 +137,7 @@ class Workshop:
         if kind == "defense":
             return self.component(DEFENSES, ComponentSpec.from_json(reference))
         name = f"{kind} {digest(dict(reference))}"
-        return self._remember(name, lambda: self._read_model(kind, reference))
+        return self._networks.get(name, lambda: self._read_model(kind, reference))
 
     def _read_model(self, kind: str, reference: Mapping[str, Json]) -> Any:
         if is_trained(reference):
@@ -234,8 +241,8 @@ class Workshop:
 
     def component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         """Return a component's spec with references and files replaced by their content."""
-        name = f"identity {entry.name} {digest(spec.to_json())}"
-        return self._remember(name, lambda: self._component_identity(entry, spec))
+        name = f"{entry.origin} {digest(spec.to_json())}"
+        return self._identity(name, lambda: self._component_identity(entry, spec))
 
     def _component_identity(self, entry: Entry[Any], spec: ComponentSpec) -> Json:
         params = dict(spec.params)
@@ -288,12 +295,10 @@ class Workshop:
         def read(folder: Path) -> PoisonedSet:
             return unpack(read_arrays(folder / "poison.npz"), data.train)
 
-        name = f"poison {digest(key)}"
-        there = name in self._recent
-        found: tuple[PoisonedSet, Made] = self._remember_recent(
-            name, lambda: self.store.recall(key, make, read)
-        )
-        return found[0], replace(found[1], reused=found[1].reused or there)
+        name = digest(key)
+        there = name in self._poisoned
+        crafted, made = self._poisoned.get(name, lambda: self.store.recall(key, make, read))
+        return crafted, replace(made, reused=made.reused or there)
 
     def tries(self, attack: ComponentSpec) -> int:
         """Return how many times an attack tries, each a unit of work; 1 for most."""
@@ -486,9 +491,9 @@ class Workshop:
 
     def blocks(self, train: ImageSet) -> list[ImageSet]:
         """Return the clean rows in the fixed blocks in which they are purified and kept."""
-        name = f"blocks {train.digest}"
-        blocks: list[ImageSet] = self._remember(name, lambda: list(_blocks(train)))
-        return blocks
+        if train not in self._blocks:  # whose digests cost more than they do
+            self._blocks[train] = list(_blocks(train))
+        return self._blocks[train]
 
     def purify_block(
         self,
@@ -575,6 +580,14 @@ def check_generator(generator: Any, images: NDArray[np.uint8]) -> None:
     check = getattr(generator, "check", None)
     if check is not None:
         check(images)
+
+
+def _weight_bytes(network: Any) -> int:
+    """Return what a network takes; a generator that is no module of torch counts as nothing."""
+    module = network.model if isinstance(network, Predictor) else network
+    if not isinstance(module, nn.Module):
+        return 0
+    return sum(weights.nbytes for weights in itertools.chain(module.parameters(), module.buffers()))
 
 
 def _component(reference: Mapping[str, Json]) -> ComponentSpec:

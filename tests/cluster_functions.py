@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,3 +33,21 @@ def misbehave(payload: dict[str, Any]) -> dict[str, Any]:
         case "sleep":
             time.sleep(600)
     return {"threads": torch.get_num_threads(), "cwd": str(Path.cwd())}
+
+
+_kept: list[bytearray] = []
+
+
+def use_memory(payload: dict[str, Any]) -> dict[str, Any]:
+    """Use 64 MiB and keep 2; tell in how many of glibc's arenas this process has used so much."""
+    blocks = [bytearray(2**16) for _ in range(1024)]
+    _kept.extend(blocks[::32])
+    with tempfile.NamedTemporaryFile("r") as told:
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+        file = ctypes.c_void_p(libc.fopen(told.name.encode(), b"w"))
+        libc.malloc_info(0, file)
+        libc.fclose(file)
+        heaps = told.read().split("</heap>")[:-1]
+    sizes = [int(n) for h in heaps for n in re.findall('"current" size="([0-9]+)"', h)]
+    return {"pid": os.getpid(), "arenas": sum(size > 2**25 for size in sizes)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from harness.cluster.session import session
 from harness.core.errors import UsageError
 from harness.execution import Done, InProcess
 from harness.study import Resources
-from tests.cluster_functions import misbehave, square
+from tests.cluster_functions import misbehave, square, use_memory
 
 ONE, TWO = Resources(cpus=1), Resources(cpus=2)
 
@@ -106,6 +107,13 @@ def test_trials_come_as_they_finish_and_can_be_ended(executor: RayExecutor) -> N
             end_after_first(results, signal.SIGTERM)  # as schedulers end a job
     assert values(results) == [{"threads": 2, "cwd": str(Path.cwd())}]
     assert len(list(executor.units(square, [{"x": 1}], TWO))) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_a_trial_uses_the_memory_that_the_last_one_has_freed(executor: RayExecutor) -> None:
+    told = values(list(executor.trials(use_memory, [{}] * 12, TWO)))
+    used = {one["pid"]: one["arenas"] for one in told}  # of the last trial in each process
+    assert max(used.values()) <= 4
 
 
 def test_more_than_any_node_has(executor: RayExecutor) -> None:

@@ -394,3 +394,12 @@ def test_tries_are_units_of_their_own_and_the_best_is_kept(tmp_path) -> None:
     assert kept.train.digest == alone.train.digest
     shutil.rmtree(shop.store.root / "try")
     assert all(unit.there(shop) for unit in units)
+
+
+def test_an_attack_and_a_defense_of_one_name_are_two(tmp_path) -> None:
+    shop = workshop(tmp_path)
+    attack, defense = (
+        shop.component_identity(registry.get("none"), component(registry.kind, "none"))
+        for registry in (ATTACKS, DEFENSES)
+    )
+    assert attack["code"] != defense["code"]

@@ -23,6 +23,9 @@ EVERYWHERE = {
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds every socket to loopback
     "RAY_AUTH_MODE": "disabled",  # so it needs no token, and writes none to the home folder
+    # glibc has 8 arenas per processor; on two, the threads of a worker take them all. A trial's new
+    # thread then gets another one each time, and leaves there what it has freed.
+    "MALLOC_ARENA_MAX": "256",
 }
 LOUD = ("ray.tune", "ray.air", "ray.data", "ray.train")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -21,10 +22,21 @@ def begin(resources: Resources) -> None:
     all of them, and ``auto`` would take the first, in as many processes as there are processors.
     """
     use_threads(resources.cpus)
+    _trim_heap()
     if not resources.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray sets it again where it lends a GPU
     elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         _clear_gpu()
+
+
+def _trim_heap() -> None:
+    """Free what malloc keeps: on a cluster of small nodes, a part of each earlier trial's memory.
+
+    See MALLOC_ARENA_MAX in :mod:`harness.cluster.environment`, which such a cluster need not have.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def _clear_gpu() -> None:
