@@ -13,18 +13,22 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
 from harness.artifacts import Store
+from harness.classifiers.hlb_xs import HlbXs
 from harness.cli import cli
 from harness.cli_options import open_workshop
 from harness.cluster import worker
 from harness.cluster.worker import begin
+from harness.core.device import pick_device
 from harness.core.errors import UsageError
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
 from harness.execution import Done, InProcess
+from harness.plan import make_plan
 from harness.progress import Progress
 from harness.purify.job import Job, run_job
 from harness.run import run_study
@@ -95,6 +99,23 @@ def test_a_head_needs_no_gpu(command: str, tmp_path: Path) -> None:
     assert "finds no GPU" in said("--in-process")
     assert "give --device cuda and --set resources.gpus=1" in said()  # which its nodes may have
     assert open_workshop(str(tmp_path), "cuda", here=False).device == "cuda"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_head_without_a_gpu_checks_the_networks_of_a_study(tmp_path: Path) -> None:
+    save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
+    weights = HlbXs(widths=(8, 8, 8)).build(10, (3, 32, 32)).state_dict()
+    save_file(weights, tmp_path / "victim.safetensors")
+    defense = {"name": "puregen_ebm", "ebm": {"path": str(tmp_path / "ebm")}}
+    victim = {"name": "hlb_xs", "widths": [8, 8, 8]}
+    start = {**victim, "path": str(tmp_path / "victim.safetensors")}
+    study = write_study(
+        tmp_path, scenario="linear_transfer", defenses=[defense],
+        classifiers=[{**victim, "pretrained": start}],
+    )  # fmt: skip
+    head = open_workshop(str(tmp_path / "store"), "cuda", here=False)
+    assert make_plan(read_study(study), head).units
+    assert pick_device().type == "cpu"  # of what has no network
 
 
 class Cluster(InProcess):
