@@ -576,8 +576,10 @@ def purify(
     console = open_console()
     asked = Resources(gpus=float(device == "cuda"))
     services = executor_of(in_process, address, cpus, asked, device)
+    joins = bool(address or os.environ.get("RAY_ADDRESS")) and not in_process
     try:
-        done = run_job(job, open_workshop(store, device), services, Progress(console))
+        workshop = open_workshop(store, device, here=not joins)
+        done = run_job(job, workshop, services, Progress(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
         sys.exit(130)
