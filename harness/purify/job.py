@@ -140,7 +140,8 @@ def run_job(
         UsageError: See :func:`check_job`; also if ``out`` is of another job.
     """
     source = check_job(job, workshop)
-    there = _open_job(job, source, workshop)
+    what = _identity(job, source, workshop)
+    there = _earlier(job, what)
     if there is not None:
         progress.note("this has been done before")
         return there
@@ -148,16 +149,17 @@ def run_job(
     missing = sum(min(CHUNK, len(source) - s) for s in starts)
     progress.note(f"{len(source)} images, {missing} to purify")
     if starts:
-        failed = _make(job, workshop, services, progress, starts)
+        failed = _make(job, what, workshop, services, progress, starts)
         if failed:
             return failed
     progress.note("every image is purified")
     source.finish(job.parts, job.out, CHUNK)
-    return _conclude(job, source)
+    return _conclude(job, source, what)
 
 
 def _make(
     job: Job,
+    what: dict[str, Json],
     workshop: Workshop,
     services: Callable[[], AbstractContextManager[Executor]],
     progress: Progress,
@@ -172,6 +174,8 @@ def _make(
     ]
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
+        # Only now: where there is no such Ray, nothing is left that another call has to go on with.
+        write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
         workshop.store.check_nodes(executor, {"result": job.parts})
         there = workshop.device != "cpu" and bool(executor.where().get("gpus"))
         of_use = workshop.device == "cuda" or _has_network(job.defense)
@@ -276,12 +280,8 @@ def _note(job: Job, start: int) -> Path:
     return part_path(job.parts, start, ".done.json")
 
 
-def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] | None:
-    """Note what the output is of; return its manifest if it is finished.
-
-    Raises:
-        UsageError: If the output is of something else.
-    """
+def _identity(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
+    """Return what the output is of, as it is read from a file."""
     entry = DEFENSES.get(job.defense.name)
     what: dict[str, Json] = {
         "source": str(job.source),
@@ -291,7 +291,16 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
         "seed": job.seed,
         "protocol": PROTOCOL,
     }
-    what = json.loads(json.dumps(what))
+    read: dict[str, Json] = json.loads(json.dumps(what))
+    return read
+
+
+def _earlier(job: Job, what: dict[str, Json]) -> dict[str, Json] | None:
+    """Return the manifest of the output if it is finished.
+
+    Raises:
+        UsageError: If the output is of something else.
+    """
     for path in (job.manifest, job.parts / JOB):
         if path.is_file():
             earlier = _same_job(path, what, job)
@@ -308,7 +317,6 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
             job.source.is_dir() and path.is_dir() and not any(path.iterdir())
         ):
             raise UsageError(f"{str(path)!r} is there already; give another output.")
-    write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
     return None
 
 
@@ -334,7 +342,7 @@ def _same_job(path: Path, what: dict[str, Json], job: Job) -> dict[str, Json]:
     return earlier
 
 
-def _conclude(job: Job, source: Source) -> dict[str, Json]:
+def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json]:
     """Write what changed by how much and the manifest, then take the chunks' notes away."""
     changed, l2, largest = 0, 0.0, 0
     environments: list[dict[str, Json]] = []
@@ -359,7 +367,7 @@ def _conclude(job: Job, source: Source) -> dict[str, Json]:
         job.changes.unlink()
         raise DataError(f"defense {job.defense.name!r} changed no byte of {len(source)} images.")
     manifest: dict[str, Json] = {
-        **json.loads((job.parts / JOB).read_text()),
+        **what,
         "parameters": job.defense.to_json(),
         "changed": changed,
         "mean_l2": l2 / len(source),
