@@ -16,6 +16,7 @@ from generative.ebm import EBM, FoldedEnergy
 from generative.langevin import STEP_SIZE, TEMPERATURE, Energy, langevin
 from generative.noise import row_noise
 from generative.unet import UNetConfig
+from harness.core.batches import AtMost, Batches
 from harness.core.data import ImageSet
 from harness.core.device import ALIKE_ROWS, Precision, on_device, pick_dtype
 from harness.core.errors import DataError
@@ -27,14 +28,14 @@ Purifier = Callable[[Tensor, Iterator[Tensor]], Tensor]
 
 # Images in flight where nobody says how many. Fewer than this on a GPU, and it waits for the
 # processor to start its kernels; the numbers are for 32 px and take some gigabytes.
-ON_CPU, ENERGY_ON_GPU, DIFFUSION_ON_GPU = 128, 2048, 1024
+ON_CPU, ENERGY_ON_GPU, DIFFUSION_ON_GPU = AtMost(128), 2048, 1024
 
 
-def in_flight(batch_size: int | None, shape: tuple[int, ...], *models: EBM | DDPM) -> int:
+def in_flight(batch_size: int | None, shape: tuple[int, ...], *models: EBM | DDPM) -> int | AtMost:
     """Return how many images go through networks at once: ``batch_size``, or what suits a device.
 
     Args:
-        batch_size: As asked for; None leaves it to the device.
+        batch_size: As asked for, and kept; None leaves it to the device, and to its memory.
         shape: (..., H, W) of the images. Where they are larger than 32 px, fewer of them fit a GPU.
         models: The networks that each batch goes through.
     """
@@ -43,7 +44,7 @@ def in_flight(batch_size: int | None, shape: tuple[int, ...], *models: EBM | DDP
     if device_of(models[0]).type != "cuda":
         return ON_CPU
     most = min(ENERGY_ON_GPU if isinstance(m, EBM) else DIFFUSION_ON_GPU for m in models)
-    return max(ALIKE_ROWS, min(most, most * 32 * 32 // (shape[-2] * shape[-1])))
+    return AtMost(max(ALIKE_ROWS, min(most, most * 32 * 32 // (shape[-2] * shape[-1]))))
 
 
 def _scaled(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
@@ -56,7 +57,7 @@ def purify_images(
     purifier: Purifier,
     seed: int,
     *,
-    batch_size: int = 128,
+    batch_size: int | AtMost = ON_CPU,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.uint8]:
     """Purify stored images; a row's noise depends on the seed and its id alone.
@@ -66,7 +67,7 @@ def purify_images(
         ids: int64 (N,).
         purifier: What to do with them.
         seed: Of the noise.
-        batch_size: Images in flight.
+        batch_size: Images in flight (see :class:`Batches`).
         device: Where the networks are.
 
     Returns:
@@ -74,39 +75,72 @@ def purify_images(
     """
     purified = np.empty_like(images)
     _, channels, height, width = images.shape
-    for rows in _batches(len(images), batch_size):
+
+    def purify(part: slice) -> None:
+        rows = _filled_up(part)
         noise = row_noise(seed, ids[rows], (channels, height, width), device)
         x = purifier(_scaled(images[rows], device), noise)
         purified[rows] = to_bytes(x.add(1).div(2))
+
+    Batches(len(images), batch_size).each(purify)
     return purified
 
 
-def _batches(count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, count, batch_size):
-        rows = np.arange(start, min(start + batch_size, count))
-        yield np.pad(rows, (0, -len(rows) % ALIKE_ROWS), mode="edge")
+def _filled_up(part: slice) -> NDArray[np.int64]:
+    """Return the numbers of some rows, the last one repeated up to :data:`ALIKE_ROWS`."""
+    rows = np.arange(part.start, part.stop)
+    return np.pad(rows, (0, -len(rows) % ALIKE_ROWS), mode="edge")
 
 
 @dataclass
-class _Batch:
-    """Rows on their way through a chain, and how many tensors of noise they have used up."""
+class _Walk:
+    """Rows on their way through a chain.
 
-    rows: NDArray[np.int64]
+    Attributes:
+        x: float32 (N, C, H, W) in [-1, 1].
+        noise: From numbers of rows to their noise, from its beginning.
+        drawn: How many tensors of it each row has used up.
+    """
+
     x: Tensor
+    noise: Callable[[NDArray[np.int64]], Iterator[Tensor]]
     drawn: int = 0
 
-    def go_on(self, purifier: Purifier, noise: Iterator[Tensor]) -> None:
-        """Move on, with noise that starts from its beginning.
+    def go_on(self, purifier: Purifier, batches: Batches) -> NDArray[np.uint8]:
+        """Move all rows on, and return what is seen of them.
 
-        What was used is drawn again: it costs little beside the network, and to keep the noise of
-        every batch between two snapshots would take sixteen times the memory of the images.
+        The noise that was used is drawn again: it costs little beside the network, and to keep it
+        between two snapshots would take sixteen times the memory of the images.
         """
-        self.x = purifier(self.x, self._counted(islice(noise, self.drawn, None)))
+        seen, drawn = np.empty(self.x.shape, np.uint8), 0
 
-    def _counted(self, noise: Iterator[Tensor]) -> Iterator[Tensor]:
-        for drawn in noise:
-            self.drawn += 1
-            yield drawn
+        def move(part: slice) -> None:
+            nonlocal drawn
+            rows = _filled_up(part)
+            noise = _Counted(islice(self.noise(rows), self.drawn, None))
+            x = purifier(self.x[on_device(torch.from_numpy(rows), self.x.device)], noise)
+            seen[rows] = to_bytes(x.add(1).div(2))
+            self.x[part] = x[: part.stop - part.start]  # last: now they cannot move here again
+            drawn = noise.drawn
+
+        batches.each(move)
+        self.drawn += drawn
+        return seen
+
+
+@dataclass
+class _Counted:
+    """Noise that knows how many tensors of it were drawn."""
+
+    noise: Iterator[Tensor]
+    drawn: int = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        self.drawn += 1
+        return next(self.noise)
 
 
 def snapshot_images(
@@ -116,7 +150,7 @@ def snapshot_images(
     counts: Sequence[int],
     seed: int,
     *,
-    batch_size: int = 128,
+    batch_size: int | AtMost = ON_CPU,
     device: torch.device | str = "cpu",
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield stored images after each count of steps: one walk, looked at on its way.
@@ -131,21 +165,17 @@ def snapshot_images(
             others must be to take them all.
         counts: Ascending, positive.
         seed: Of the noise.
-        batch_size: Images in flight.
+        batch_size: Images in flight (see :class:`Batches`).
         device: Where the networks are.
     """
-    batches = [
-        _Batch(rows, _scaled(images[rows], device)) for rows in _batches(len(images), batch_size)
-    ]
     _, channels, height, width = images.shape
+
+    def noise(rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        return row_noise(seed, ids[rows], (channels, height, width), device)
+
+    walk, batches = _Walk(_scaled(images, device), noise), Batches(len(images), batch_size)
     for before, count in zip([0, *counts], counts, strict=False):
-        purifier, seen = further(count - before), np.empty_like(images)
-        for batch in batches:
-            batch.go_on(
-                purifier, row_noise(seed, ids[batch.rows], (channels, height, width), device)
-            )
-            seen[batch.rows] = to_bytes(batch.x.add(1).div(2))
-        yield seen
+        yield walk.go_on(further(count - before), batches)
 
 
 def score(
@@ -157,11 +187,12 @@ def score(
     that of :func:`in_flight`.
     """
     energy, device = FoldedEnergy(ebm), device_of(ebm)
-    size = in_flight(batch_size, images.shape, ebm)
-    parts = [
-        energy.energy(_scaled(images[start : start + size], device))
-        for start in range(0, len(images), size)
-    ]
+    parts: list[Tensor] = []
+
+    def judge(part: slice) -> None:
+        parts.append(energy.energy(_scaled(images[part], device)))
+
+    Batches(len(images), in_flight(batch_size, images.shape, ebm)).each(judge)
     scores: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return scores
 

@@ -98,7 +98,8 @@ class Avatar:
         steps: Time steps, and network calls: t* = 100 for CIFAR-10 in the paper, 60 in APBench; at
             most its horizon.
         precision: Type the network computes in; the state stays float32.
-        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
+        batch_size: Images in flight, as many as are given; None as many as suit the device and fit
+            in its memory. It changes the speed alone.
     """
 
     ddpm: DDPM

@@ -42,7 +42,8 @@ class PuregenEbm:
         steps_per_call: Steps that one call of the network stands for, a divisor of ``steps``: 1 as
             published; 2 takes half the time. What that changes, ``generators samplers`` tells.
         precision: Type the network computes in; the state stays float32.
-        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
+        batch_size: Images in flight, as many as are given; None as many as suit the device and fit
+            in its memory. It changes the speed alone.
     """
 
     ebm: EBM

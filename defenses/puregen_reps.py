@@ -52,7 +52,8 @@ class PuregenReps:
         start: ``consistent`` diffuses to the noise level that the first reverse step expects,
             ``faithful`` one level further, as the published code does.
         precision: Type the networks compute in; the state stays float32.
-        batch_size: Images in flight, None as many as suit the device; it changes the speed alone.
+        batch_size: Images in flight, as many as are given; None as many as suit the device and fit
+            in its memory. It changes the speed alone.
     """
 
     ebm: EBM

@@ -17,6 +17,11 @@ def command_line() -> str:
     return shlex.join(["puregen-bench", *sys.argv[1:]])
 
 
+def joins_cluster(in_process: bool, address: str | None) -> bool:
+    """Whether a command works on a Ray that others started."""
+    return bool(address or os.environ.get("RAY_ADDRESS")) and not in_process
+
+
 def executor_of(
     in_process: bool, address: str | None, cpus: int | None, resources: Any, device: str
 ) -> Callable[[], AbstractContextManager[Any]]:

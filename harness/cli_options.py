@@ -141,7 +141,7 @@ def open_workshop(store: str | None, device: str, *, here: bool = True) -> Any:
         )
     opened = open_store(address_of(store or str(store_dir())))
     opened.check()
-    return Workshop(opened, device)
+    return Workshop(opened, device, here=here)
 
 
 def _gpus() -> int:

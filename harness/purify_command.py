@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_execution import executor_of
+from harness.cli_execution import executor_of, joins_cluster
 from harness.cli_options import (
     OnDisk,
     device_option,
@@ -68,8 +68,10 @@ def purify(
     console = open_console()
     asked = Resources(gpus=float(device == "cuda"))
     services = executor_of(in_process, address, cpus, asked, device)
+    here = not joins_cluster(in_process, address)
     try:
-        done = run_job(job, open_workshop(store, device), services, Progress(console))
+        workshop = open_workshop(store, device, here=here)
+        done = run_job(job, workshop, services, Progress(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on.")
         sys.exit(130)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import click
 
-from harness.cli_execution import executor_of
+from harness.cli_execution import executor_of, joins_cluster
 from harness.cli_options import (
     OnDisk,
     device_option,
@@ -73,7 +72,7 @@ def run(
             open_workshop(store, device, here=in_process),
             limit=limit,
             executor=executor_of(in_process, address, cpus, checked.resources, device),
-            joins=bool(address or os.environ.get("RAY_ADDRESS")) and not in_process,
+            joins=joins_cluster(in_process, address),
             tracking=None if no_tracking else (tracking_uri or ""),
         )
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.core.augment import random_crop, random_cutout, random_flip
+from harness.core.batches import AtMost, Batches
 from harness.core.data import ImageSet
 from harness.core.device import channels_last, on_device, pick_dtype, true_float32
 from harness.core.errors import DataError
@@ -24,6 +25,9 @@ from harness.core.recipe import Recipe
 from harness.core.seeds import stream, subseed
 
 ALONE = Workers()
+# Images that a trained network is asked about at once. Fewer of them may round otherwise, as the
+# last ones of a set do.
+_ASKED = AtMost(512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +71,36 @@ class Predictor:
 
     resource_kind: ClassVar[str] = "classifier"
 
-    def logits(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
+    def logits(
+        self, images: NDArray[np.uint8], batch_size: int | AtMost = _ASKED
+    ) -> NDArray[np.float32]:
         """Return logits, float32 (N, num_classes), of uint8 images (N, C, H, W)."""
         return self._map(self.model, images, batch_size)
 
-    def features(self, images: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.float32]:
+    def features(
+        self, images: NDArray[np.uint8], batch_size: int | AtMost = _ASKED
+    ) -> NDArray[np.float32]:
         """Return what the network's head reads, float32 (N, D), of uint8 images (N, C, H, W)."""
         return self._map(lambda x: self.model.features(x), images, batch_size)  # type: ignore[operator]
 
     def _map(
-        self, network: Callable[[Tensor], Tensor], images: NDArray[np.uint8], batch_size: int
+        self,
+        network: Callable[[Tensor], Tensor],
+        images: NDArray[np.uint8],
+        batch_size: int | AtMost,
     ) -> NDArray[np.float32]:
         device = next(self.model.parameters()).device
         self.model.eval()
-        parts = []
+        parts: list[Tensor] = []
+
+        def ask(part: slice) -> None:
+            x = on_device(torch.tensor(images[part]), device).float().div_(255)
+            x = x.contiguous(memory_format=torch.channels_last)
+            with _autocast(device, self.dtype):
+                parts.append(network(x).float())
+
         with torch.inference_mode(), true_float32(self.dtype):
-            for start in range(0, len(images), batch_size):
-                stored = torch.tensor(images[start : start + batch_size])
-                x = on_device(stored, device).float().div_(255)
-                x = x.contiguous(memory_format=torch.channels_last)
-                with _autocast(device, self.dtype):
-                    parts.append(network(x).float())
+            Batches(len(images), batch_size).each(ask)
             return np.concatenate([part.cpu().numpy() for part in parts])
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -65,10 +65,13 @@ class Workshop:
     Attributes:
         store: Where artefacts are kept.
         device: Where networks run: ``auto``, ``cpu`` or ``cuda[:i]``.
+        here: Whether they do so in this process. The driver of a cluster, which may have no GPU,
+            reads them on its CPU, to check them.
     """
 
     store: Store
     device: str = "auto"
+    here: bool = True
     _identities: dict[str, Json] = field(default_factory=dict)
     _datasets: Recent[Dataset] = field(default_factory=lambda: Recent(KEPT_DATASETS))
     _blocks: WeakKeyDictionary[ImageSet, list[ImageSet]] = field(default_factory=WeakKeyDictionary)
@@ -80,7 +83,8 @@ class Workshop:
     )
 
     def __post_init__(self) -> None:
-        use_device(self.device)  # for components that have no network, whose device they would take
+        # For components that have no network, whose device they would take.
+        use_device(self.device if self.here else "cpu")
 
     def _identity(self, name: str, make: Callable[[], Json]) -> Json:
         """Return what stands for something; it is a few words, and all of them are kept."""
@@ -145,11 +149,11 @@ class Workshop:
         if kind == "classifier":
             return self._published(reference)
         generator = GENERATORS.get(reference["name"]).factory
-        return generator.load(weights_folder(reference), self._torch_device)
+        return generator.load(weights_folder(reference), str(self._torch_device))
 
     @property
-    def _torch_device(self) -> str:
-        return str(pick_device(self.device))
+    def _torch_device(self) -> torch.device:
+        return pick_device(self.device if self.here else "cpu")
 
     def _trained(self, kind: str, reference: Mapping[str, Json]) -> tuple[Any, Made]:
         train_and_read = self._classifier if kind == "classifier" else self._generator
@@ -160,7 +164,7 @@ class Workshop:
     ) -> tuple[Predictor, Made]:
         images = self.resource("dataset", reference["dataset"])
         classifier = construct(CLASSIFIERS, _component(reference), {})
-        device = pick_device(self.device)
+        device = self._torch_device
         rng = stream(int(reference["seed"]), "classifier")
         model = build_model(classifier.build, images.num_classes, images.image_shape, rng)
 
@@ -181,7 +185,7 @@ class Workshop:
         """Return a classifier with weights from a file."""
         own = {k: v for k, v in reference.items() if k not in ("path", "mean", "std")}
         classifier = construct(CLASSIFIERS, ComponentSpec.from_json(own), {})
-        device = pick_device(self.device)
+        device = self._torch_device
         model = load_weights(
             classifier, Path(reference["path"]), reference.get("mean"), reference.get("std")
         )
@@ -195,13 +199,12 @@ class Workshop:
             images = self.resource("dataset", reference["dataset"]).images
             # Outside the artefact's folder: a training that is killed goes on from here.
             checkpoint = self.store.folder(key).with_suffix(".training.safetensors")
-            model = generator.train(
-                images, int(reference["seed"]), device=self._torch_device, checkpoint=checkpoint
-            )
+            seed, device = int(reference["seed"]), str(self._torch_device)
+            model = generator.train(images, seed, device=device, checkpoint=checkpoint)
             generator.save(folder, model, dict(reference))
             checkpoint.unlink(missing_ok=True)
 
-        return self.store.recall(key, make, lambda f: generator.load(f, self._torch_device))
+        return self.store.recall(key, make, lambda f: generator.load(f, str(self._torch_device)))
 
     # Components
 

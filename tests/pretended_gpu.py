@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from defenses._purify import diffusion_steps, langevin_steps, purify_images, score
+from defenses._purify import diffusion_steps, langevin_steps, purify_images, score, snapshot_images
 from generative.ddpm import DDPM, SAMPLERS, Diffusion
 from generative.ddpm_training import DDPMRecipe, train_ddpm
 from generative.ebm import EBM, EBMConfig, FoldedEnergy
@@ -172,6 +172,7 @@ def purifications() -> Iterator[tuple[str, Callable[[], object]]]:
         model = EBM(EBMConfig(nf=8, patch_size=patch_size)).requires_grad_(False).to(GPU)
         score(images, model)
         steps = langevin_steps(FoldedEnergy(model, dtype), 3)
+        list(snapshot_images(images, ids, lambda _: steps, [3, 6], 0, device=GPU))
         return purify_images(images, ids, steps, 0, device=GPU)
 
     def diffusion(sampler: Any) -> object:

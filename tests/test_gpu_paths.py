@@ -13,25 +13,31 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
 from harness.artifacts import Store
+from harness.classifiers.hlb_xs import HlbXs
 from harness.cli import cli
 from harness.cli_options import open_workshop
 from harness.cluster import worker
 from harness.cluster.worker import begin
+from harness.core.device import pick_device
 from harness.core.errors import UsageError
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
 from harness.execution import Done, InProcess
+from harness.plan import make_plan
 from harness.progress import Progress
-from harness.purify.job import Job, run_job
+from harness.purify.job import CHUNK, Job, run_job
 from harness.run import run_study
 from harness.study import Resources, read_study
 from harness.workshop import Workshop
 from tests.pretended_gpu import pretended_gpu
 from tests.tiny import write_study
+
+NO_GPU = "device 'cuda' was asked for, and torch finds no GPU; allowed: 'cpu'."
 
 
 def test_everything_finds_its_tensors_on_the_gpu() -> None:
@@ -97,6 +103,39 @@ def test_a_head_needs_no_gpu(command: str, tmp_path: Path) -> None:
     assert open_workshop(str(tmp_path), "cuda", here=False).device == "cuda"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_head_that_purifies_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    np.savez(tmp_path / "in.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+
+    def said(*options: str) -> str:
+        files = [str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), "--defense", "jpeg"]
+        store = ["--store", str(tmp_path / "store"), "--device", "cuda"]
+        with pytest.raises(UsageError) as refused:
+            CliRunner().invoke(cli, ["purify", *files, *store, *options], catch_exceptions=False)
+        return str(refused.value)
+
+    assert said("--in-process") == said() == NO_GPU  # a Ray of this machine alone
+    assert "no Ray answers" in said("--address", "127.0.0.1:9")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_head_without_a_gpu_checks_the_networks_of_a_study(tmp_path: Path) -> None:
+    save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
+    weights = HlbXs(widths=(8, 8, 8)).build(10, (3, 32, 32)).state_dict()
+    save_file(weights, tmp_path / "victim.safetensors")
+    defense = {"name": "puregen_ebm", "ebm": {"path": str(tmp_path / "ebm")}}
+    victim = {"name": "hlb_xs", "widths": [8, 8, 8]}
+    start = {**victim, "path": str(tmp_path / "victim.safetensors")}
+    study = write_study(
+        tmp_path, scenario="linear_transfer", defenses=[defense],
+        classifiers=[{**victim, "pretrained": start}],
+    )  # fmt: skip
+    head = open_workshop(str(tmp_path / "store"), "cuda", here=False)
+    assert make_plan(read_study(study), head).units
+    assert pick_device().type == "cpu"  # of what has no network
+
+
 class Cluster(InProcess):
     """Has GPUs, and notes what is asked of it."""
 
@@ -115,20 +154,29 @@ class Cluster(InProcess):
 
 @pytest.mark.parametrize(
     ("defense", "device", "gpus"),
-    [("puregen_ebm", "auto", 1.0), ("puregen_ebm", "cpu", 0.0), ("jpeg", "auto", 0.0)],
-)
+    [
+        ("puregen_ebm", "auto", 1.0), ("puregen_ebm", "cpu", 0.0), ("puregen_ebm", "cuda", 1.0),
+        ("jpeg", "auto", 0.0), ("jpeg", "cuda", 1.0),
+    ],
+)  # fmt: skip
 def test_purify_asks_for_gpus_where_networks_run(
-    defense: str, device: str, gpus: float, tmp_path: Path
+    defense: str, device: str, gpus: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("harness.core.device._automatic", "auto")  # put back what is set here
     save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "in.npz", images=images)
     network = {"ebm": {"path": str(tmp_path / "ebm")}, "steps": 2}
     raw = {"name": defense, **(network if defense == "puregen_ebm" else {})}
     job = Job(tmp_path / "in.npz", tmp_path / "out.npz", complete(DEFENSES, raw, "x"))
-    shop, cluster = Workshop(Store(tmp_path / "store"), device), Cluster()
-    run_job(job, shop, lambda: nullcontext(cluster), Progress.silent())
+    shop, cluster = Workshop(Store(tmp_path / "store"), device, here=False), Cluster()
+    done = run_job(job, shop, lambda: nullcontext(cluster), Progress.silent())
     assert cluster.asked == {Resources(gpus=gpus)}
+    if device == "cuda" and not torch.cuda.is_available():  # a worker says so, not the head
+        assert done == ["UsageError: " + NO_GPU]
+    else:
+        assert isinstance(done, dict)
+        assert [each["device"] for each in done["environments"]] == [str(pick_device(device))]
 
 
 def test_a_run_says_that_gpus_stand_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +223,42 @@ def test_a_process_is_lent_one_gpu_and_ends() -> None:
     assert first["seen"] == second["seen"] == "0"
     # CUDA stays on the GPU that a process saw first: of several, the next piece's may be another.
     assert first["pid"] != second["pid"]
+
+
+@pytest.fixture
+def head_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a cluster of a head that computes nothing, and a node with a GPU, as it thinks."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]), prepend=os.pathsep)
+    memory = 80 * 2**20
+    head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
+    cluster = cluster_utils.Cluster(initialize_head=True, connect=False, head_node_args=head)
+    try:
+        cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=memory)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.cluster
+def test_purify_on_the_gpu_of_another_node(head_without_a_gpu: str, tmp_path: Path) -> None:
+    """The manifest says on which card it was."""
+    save_ebm(tmp_path / "ebm", EBM(EBMConfig(nf=8)), {})
+    images = np.random.default_rng(0).integers(0, 256, (2 * CHUNK + 9, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "in.npz", images=images)
+    defense = {"name": "puregen_ebm", "steps": 2, "ebm": {"path": str(tmp_path / "ebm")}}
+    common = ["--defense", json.dumps(defense), "--store", str(tmp_path / "store")]
+
+    def purify(module: str, name: str, *options: str) -> list[str]:
+        command = [sys.executable, "-m", *module.split(), str(tmp_path / "in.npz")]
+        command += [str(tmp_path / f"{name}.npz"), *common, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        manifest = json.loads((tmp_path / f"{name}.json").read_text())
+        return [each["device"] for each in manifest["environments"]]
+
+    assert purify("harness purify", "here", "--in-process", "--device", "cpu") == ["cpu"]
+    there = ["--device", "cuda", "--address", head_without_a_gpu]
+    assert purify("tests.purify_on_ray", "there", *there) == ["Pretended GPU 0"]
+    with np.load(tmp_path / "here.npz") as a, np.load(tmp_path / "there.npz") as b:
+        np.testing.assert_array_equal(a["images"], b["images"])

@@ -362,6 +362,16 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
     assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
 
 
+def test_a_ray_that_does_not_answer_leaves_nothing_to_go_on_with(cli, tmp_path) -> None:
+    np.savez("in.npz", images=pictures(4))
+    folder_of(tmp_path / "in", pictures(4))
+    for source, out in (("in.npz", "out.npz"), ("in", "out")):
+        arguments = (source, out, "--store", "store", "--address", "127.0.0.1:9")
+        assert cli("purify", *arguments, "--defense", JPEG) == 2
+        assert "no Ray answers at '127.0.0.1:9'" in cli.err
+        assert purify(cli, source, out, "--defense", "jpeg") == 0, cli.err
+
+
 def test_images_that_were_taken_away_are_not_called_done(cli, tmp_path) -> None:
     np.savez("in.npz", images=pictures(4))
     assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0

@@ -40,15 +40,17 @@ JOB, MANIFEST, CHANGES = "job.json", "manifest.json", "changes.csv"
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far the images of a chunk were moved, one value per image.
+    """How far the images of a chunk were moved, one value per image, and where.
 
     Attributes:
         l2: L2 distances in units of [0, 1].
         largest: Largest change of a byte, in grey levels; 0 where none changed.
+        environment: On what it was done; workers, and calls that go on, may differ.
     """
 
     l2: list[float]
     largest: list[int]
+    environment: dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ def run_job(
         UsageError: See :func:`check_job`; also if ``out`` is of another job.
     """
     source = check_job(job, workshop)
-    there = _open_job(job, source, workshop)
+    what = _identity(job, source, workshop)
+    there = _earlier(job, what)
     if there is not None:
         progress.note("this has been done before")
         return there
@@ -146,16 +149,17 @@ def run_job(
     missing = sum(min(CHUNK, len(source) - s) for s in starts)
     progress.note(f"{len(source)} images, {missing} to purify")
     if starts:
-        failed = _make(job, workshop, services, progress, starts)
+        failed = _make(job, what, workshop, services, progress, starts)
         if failed:
             return failed
     progress.note("every image is purified")
     source.finish(job.parts, job.out, CHUNK)
-    return _conclude(job, source, workshop)
+    return _conclude(job, source, what)
 
 
 def _make(
     job: Job,
+    what: dict[str, Json],
     workshop: Workshop,
     services: Callable[[], AbstractContextManager[Executor]],
     progress: Progress,
@@ -170,9 +174,12 @@ def _make(
     ]
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
+        # Only now: where there is no such Ray, nothing is left that another call has to go on with.
+        write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
         workshop.store.check_nodes(executor, {"result": job.parts})
         there = workshop.device != "cpu" and bool(executor.where().get("gpus"))
-        resources = Resources(gpus=float(there and _has_network(job.defense)))
+        of_use = workshop.device == "cuda" or _has_network(job.defense)
+        resources = Resources(gpus=float(there and of_use))
         for stage, run, function, payloads in (
             ("trainings", executor.units, make_unit, trainings),
             ("chunks", executor.stream, purify_chunk, chunks),
@@ -229,7 +236,7 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
         after = _purify(job, workshop, before, start)
         source.write(job.parts, job.out, start, after)
         # Last: it says that the rest is there.
-        write_text(note, json.dumps(asdict(_moved(before, after))))
+        write_text(note, json.dumps(asdict(_moved(before, after, workshop.device))))
     return {}
 
 
@@ -257,13 +264,15 @@ def _as_set(images: list[Image], rows: list[int]) -> ImageSet:
     return ImageSet(np.stack(images), labels, np.array(rows, np.int64), 1)
 
 
-def _moved(before: list[Image], after: list[Image]) -> Moved:
+def _moved(before: list[Image], after: list[Image], device: str) -> Moved:
     steps: list[NDArray[np.int16]] = [
         new.astype(np.int16) - old for old, new in zip(before, after, strict=True)
     ]
+    where = pick_device(device)
     return Moved(
         [round(float(np.sqrt(np.square(step / 255).sum())), 6) for step in steps],
         [int(np.abs(step).max()) for step in steps],
+        environment(where, pick_dtype("auto", where)),
     )
 
 
@@ -271,12 +280,8 @@ def _note(job: Job, start: int) -> Path:
     return part_path(job.parts, start, ".done.json")
 
 
-def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] | None:
-    """Note what the output is of; return its manifest if it is finished.
-
-    Raises:
-        UsageError: If the output is of something else.
-    """
+def _identity(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
+    """Return what the output is of, as it is read from a file."""
     entry = DEFENSES.get(job.defense.name)
     what: dict[str, Json] = {
         "source": str(job.source),
@@ -286,7 +291,16 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
         "seed": job.seed,
         "protocol": PROTOCOL,
     }
-    what = json.loads(json.dumps(what))
+    read: dict[str, Json] = json.loads(json.dumps(what))
+    return read
+
+
+def _earlier(job: Job, what: dict[str, Json]) -> dict[str, Json] | None:
+    """Return the manifest of the output if it is finished.
+
+    Raises:
+        UsageError: If the output is of something else.
+    """
     for path in (job.manifest, job.parts / JOB):
         if path.is_file():
             earlier = _same_job(path, what, job)
@@ -303,7 +317,6 @@ def _open_job(job: Job, source: Source, workshop: Workshop) -> dict[str, Json] |
             job.source.is_dir() and path.is_dir() and not any(path.iterdir())
         ):
             raise UsageError(f"{str(path)!r} is there already; give another output.")
-    write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
     return None
 
 
@@ -329,9 +342,10 @@ def _same_job(path: Path, what: dict[str, Json], job: Job) -> dict[str, Json]:
     return earlier
 
 
-def _conclude(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
+def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json]:
     """Write what changed by how much and the manifest, then take the chunks' notes away."""
     changed, l2, largest = 0, 0.0, 0
+    environments: list[dict[str, Json]] = []
 
     def write(path: Path) -> None:
         nonlocal changed, l2, largest
@@ -345,19 +359,20 @@ def _conclude(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
                 changed += sum(most > 0 for most in moved.largest)
                 l2 += sum(moved.l2)
                 largest = max(largest, *moved.largest)
+                if moved.environment not in environments:
+                    environments.append(moved.environment)
 
     write_aside(job.changes, write)
     if not changed:
         job.changes.unlink()
         raise DataError(f"defense {job.defense.name!r} changed no byte of {len(source)} images.")
-    device = pick_device(workshop.device)
     manifest: dict[str, Json] = {
-        **json.loads((job.parts / JOB).read_text()),
+        **what,
         "parameters": job.defense.to_json(),
         "changed": changed,
         "mean_l2": l2 / len(source),
         "largest_change": largest,
-        "environment": environment(device, pick_dtype("auto", device)),
+        "environments": environments,
     }
     write_text(job.manifest, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(job.parts)
