@@ -253,3 +253,22 @@ def test_no_run_no_report(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=name):
         build_report(tmp_path / name)
     assert not (tmp_path / name / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("victims", "said"),
+    [
+        ({"a": 1}, "1 training without attack and defense."),
+        ({"a": 3}, "3 trainings without attack and defense."),
+        ({"a": 1, "b": 1}, "1 training without attack and defense in each setting."),
+        ({"a": 1, "b": 3}, "1 to 3 trainings without attack and defense in each setting."),
+    ],
+)
+def test_how_many_trainings_a_clean_floor_is_of(tmp_path: Path, victims, said) -> None:
+    records = [
+        record(classifier=name, victim=seed)
+        for name, count in victims.items()
+        for seed in range(count)
+    ]
+    page = build_report(write_run(tmp_path / "run", records)).page.read_text()
+    assert f"the clean floor is of {said}" in page
