@@ -258,10 +258,17 @@ def test_no_run_no_report(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("victims", "said"),
     [
-        ({"a": 1}, "1 training without attack and defense."),
-        ({"a": 3}, "3 trainings without attack and defense."),
-        ({"a": 1, "b": 1}, "1 training without attack and defense in each setting."),
-        ({"a": 1, "b": 3}, "1 to 3 trainings without attack and defense in each setting."),
+        ({}, "none was made."),
+        ({"a": 1}, "none was made: the clean floor is of 1 training without attack and defense."),
+        ({"a": 3}, ": the clean floor is of 3 trainings without attack and defense."),
+        (
+            {"a": 1, "b": 1},
+            ": the clean floor is of 1 training without attack and defense in each setting.",
+        ),
+        (
+            {"a": 1, "b": 3},
+            ": the clean floor is of 1 to 3 trainings without attack and defense in each setting.",
+        ),
     ],
 )
 def test_how_many_trainings_a_clean_floor_is_of(tmp_path: Path, victims, said) -> None:
@@ -270,5 +277,6 @@ def test_how_many_trainings_a_clean_floor_is_of(tmp_path: Path, victims, said) -
         for name, count in victims.items()
         for seed in range(count)
     ]
+    records.append(record("narcissus", goal="triggered", target=2, probes={"x1": (9, 10)}))
     page = build_report(write_run(tmp_path / "run", records)).page.read_text()
-    assert f"the clean floor is of {said}" in page
+    assert said in page

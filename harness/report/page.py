@@ -195,13 +195,15 @@ def _repeats(run: Run, beside: Published | None) -> str:
 
 
 def _floors(trials: Sequence[Trial]) -> str:
-    """Return in words how many trainings stand behind a clean floor, which each setting has."""
+    """Return in words how many trainings stand behind each setting's clean floor, or ""."""
     clean = Counter(t.setting for t in trials if t.ok and not t.attacked and not t.defended)
-    few, many = min(clean.values(), default=0), max(clean.values(), default=0)
+    if not clean:
+        return ""
+    few, many = min(clean.values()), max(clean.values())
     count = f"{few}" if few == many else f"{few} to {many}"
     noun = "training" if count == "1" else "trainings"
     where = " in each setting" if len(clean) > 1 else ""
-    return f"{count} {noun} without attack and defense{where}"
+    return f"the clean floor is of {count} {noun} without attack and defense{where}"
 
 
 def _counts(run: Run) -> str:
