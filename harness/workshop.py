@@ -54,8 +54,22 @@ KEPT_POISONED_SETS = 4
 KEPT_NETWORK_BYTES = 2**30  # of a GPU that several processes may share
 
 
+class NotTrainedYet(UsageError, AttributeError):
+    """A component looks at a network before it is there; an AttributeError for ``hasattr``."""
+
+
 class Deferred:
     """Stands for a network of which nothing is known yet: when the driver checks a component."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotTrainedYet(
+            f"it asks for {name!r} of a network that is not trained yet when a study is checked: "
+            "construction, check() and hooks() do without; poison() and purify() may ask."
+        )
+
+    def __call__(self, *_: Any) -> Any:
+        """Refuse to be called, as a network that is not there."""
+        return self.__getattr__("__call__")
 
 
 @dataclass
@@ -219,8 +233,7 @@ class Workshop:
                 loaded[reference.parameter] = (*loaded.get(reference.parameter, ()), value)
             else:
                 loaded[reference.parameter] = value
-        with no_exit(f"{registry.kind} {spec.name!r}"):
-            return construct(registry, spec, loaded)
+        return construct(registry, spec, loaded)
 
     def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
         if kind == "defense":
