@@ -259,7 +259,9 @@ class Registry(Generic[T]):
                 )
             if here + len(outside) > 1:
                 claims = [f"{self.package}.{name}"] * here + [point.value for point in outside]
-                raise UsageError(f"{self.kind} {name!r} is claimed by {' and '.join(claims)}.")
+                raise UsageError(
+                    f"{self.kind} {name!r} is claimed by {' and '.join(claims)}; rename one."
+                )
             self._import(name, outside)
         self._check(self._entries[name])
         return self._entries[name]
