@@ -9,7 +9,7 @@ import attacks
 from harness.core.errors import UsageError
 from harness.core.protocols import ATTACKS
 from tests.test_plugins import GUIDE, first_code_block
-from tests.tiny import CommandLine, write_study
+from tests.tiny import CommandLine, add_distribution, write_study
 
 GOOD = first_code_block(GUIDE)
 FIELD = "    poisons: int = 100\n"
@@ -119,6 +119,25 @@ WHEN_CHECKED = {
 def test_what_it_raises_before_the_start_is_one_message(cli, tmp_path, broken, message) -> None:
     assert cli("validate", write_study(tmp_path, attacks=[broken])) == 2
     assert re.fullmatch(rf"error: attack '{broken}': {message}.*\n", cli.err), cli.err
+
+
+@pytest.mark.parametrize("line", ["{}['absent']", "raise SystemExit(0)"])
+def test_what_a_dataset_raises_is_one_message(cli, tmp_path, monkeypatch, line) -> None:
+    name = "odd_data" if "absent" in line else "quitting_data"
+    source = f"""
+        from dataclasses import dataclass
+
+        @dataclass(frozen=True)
+        class It:
+            example = None
+
+            def load(self):
+                {line}
+        """
+    add_distribution(tmp_path, "dataset", name, source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli("validate", write_study(tmp_path, dataset=name)) == 2
+    assert re.fullmatch(rf"error: dataset '{name}': .*(absent|ends).* \(.*\.py:\d+\)\n", cli.err)
 
 
 def with_surrogate(line: str):

@@ -91,6 +91,12 @@ def place_of(entry: Entry[Any], error: BaseException) -> str:
     return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
 
 
+def failure(label: str, entry: Entry[Any], error: BaseException) -> UsageError:
+    """Return what to raise for an error of a component's code: it names it, file and line."""
+    said = exit_message(error) if isinstance(error, SystemExit) else first_line(error)
+    return UsageError(f"{label}: {said}{place_of(entry, error)}")
+
+
 @contextmanager
 def one_message(kind: str, entry: Entry[Any], of: str = "") -> Iterator[None]:
     """Raise whatever a component's code raises as a UsageError that names it, file and line.
@@ -106,8 +112,7 @@ def one_message(kind: str, entry: Entry[Any], of: str = "") -> Iterator[None]:
     except UsageError as error:
         raise type(error)(f"{label}: {error}") from None
     except FAILURES as error:
-        said = exit_message(error) if isinstance(error, SystemExit) else first_line(error)
-        raise UsageError(f"{label}: {said}{place_of(entry, error)}") from error
+        raise failure(label, entry, error) from error
 
 
 def parameters_of(cls: type) -> dict[str, Parameter]:
