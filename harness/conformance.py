@@ -19,9 +19,9 @@ from torch import nn
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
-from harness.conformance_calls import Violation, call, require
+from harness.conformance_calls import call
 from harness.conformance_fresh import Fresh, fresh_interpreter
-from harness.conformance_hooks import hooks_of, hooks_outcome
+from harness.conformance_hooks import IDLE, hooks_of, hooks_outcome
 from harness.conformance_outcomes import (
     build_example,
     example_data,
@@ -38,9 +38,11 @@ from harness.conformance_outcomes import (
     victim,
     victims_logits,
 )
+from harness.conformance_process import left_alone, process_wide
+from harness.conformance_rules import Violation, require
 from harness.core.data import Dataset, ImageSet, PoisonedSet, Probe
 from harness.core.device import use_threads
-from harness.core.params import ComponentSpec, check_offers
+from harness.core.params import ComponentSpec, check_offers, networks
 from harness.core.protocols import Bounds, Oracle
 from harness.core.registry import Entry, Registry, attribute_docs
 from harness.core.seeds import stream
@@ -49,6 +51,7 @@ from harness.snapshots import snapshot_parameter
 from harness.workshop import Workshop, purified_wrong
 
 Elsewhere = Callable[[str], Iterator[str]]  # from what was made here to the rules kept elsewhere
+FROM_RNG = "draw from the rng that it is given, and from what is derived from it, alone"
 
 
 def check_component(kind: str, name: str) -> Iterator[str]:
@@ -59,9 +62,11 @@ def check_component(kind: str, name: str) -> Iterator[str]:
         UsageError: If there is no such component, or it lacks a part of its kind's contract.
     """
     registry = registry_of(kind)
+    before = process_wide()
     entry = registry.get(name)
     check_offers(registry.kind, entry)
     try:
+        left_alone(before, "its import")
         yield from _documented(entry)
         with fresh_interpreter([(registry.kind, name)]) as fresh:
             yield from check_behaviour(kind, name, fresh)
@@ -101,7 +106,7 @@ def check_behaviour(kind: str, name: str, fresh: Fresh | None = None) -> Iterato
 def _documented(entry: Entry[Any]) -> Iterator[str]:
     own = not entry.summary.startswith(f"{entry.factory.__name__}(")  # what dataclasses make up
     fits = own and 0 < len(entry.summary) < 100
-    yield require(fits, "it has a one-line summary")
+    yield require(fits, "it has a one-line summary", "its docstring's first line, under 100 long")
     parameters = call(entry, lambda: entry.parameters, what="reading its fields")
     undocumented = [p.name for p in parameters.values() if not p.doc]
     yield require(not undocumented, f"each parameter is documented {undocumented or ''}".strip())
@@ -139,6 +144,17 @@ def _untouched(
     return result
 
 
+def _before_networks(
+    registry: Registry[Any], entry: Entry[Any], workshop: Workshop, look: Callable[[Any], Any]
+) -> Iterator[str]:
+    """Check what is done with a component when a study is checked, its networks not being there."""
+    spec = example_spec(registry, entry)
+    if networks(entry, spec):
+        build = partial(workshop.component, registry, spec, check=True)
+        call(entry, lambda: look(build()), what="a study's check")
+        yield "a study can be checked before its networks are trained"
+
+
 def _true_labels(probe: Probe, test: ImageSet) -> bool:
     known = np.isin(probe.images.ids, test.ids).all()
     return bool(known) and np.array_equal(
@@ -152,9 +168,11 @@ def _attack(
     attack, data = build_example(registry, entry, workshop), example_data(workshop)
     target = entry.parameters.get(attack.target_field) if attack.target_field else None
     open_target = attack.target_field is None or (target is not None and target.required)
-    yield require(open_target, "its target_field is None or a parameter without a default")
-    call(entry, attack.check, data.train, data.test)
+    rule = "its target_field is None or a parameter without a default"
+    yield require(open_target, rule, f"it is {attack.target_field!r}")
     both = (data.train, data.test)
+    yield from _before_networks(registry, entry, workshop, lambda a: a.check(*both))
+    call(entry, attack.check, *both)
     poisoned: PoisonedSet = _untouched(
         entry, data, attack.poison, *both, stream(0, "attack"), returns=PoisonedSet
     )
@@ -163,7 +181,7 @@ def _attack(
     yield from _poisons(entry, data, poisoned, bounds)
     again = call(entry, attack.poison, *both, stream(0, "attack"), returns=PoisonedSet)
     made = of_poisons(poisoned)
-    yield require(made == of_poisons(again), "the same seed, the same bytes")
+    yield require(made == of_poisons(again), "the same seed, the same bytes", FROM_RNG)
     yield from elsewhere(made)
     yield require(poisoned.goal == attack.goal, "it pursues the goal that it declares")
     truthful = all(_true_labels(probe, data.test) for probe in poisoned.probes)
@@ -177,19 +195,27 @@ def _poisons(
     yield require(np.array_equal(train.ids, data.train.ids), "it keeps rows, order and ids")
     same = train.images.shape == data.train.images.shape
     same = same and train.num_classes == data.train.num_classes
-    yield require(same, "it keeps the images' shape and the number of classes")
+    was, now = (f"{s.image_shape} and {s.num_classes}" for s in (data.train, train))
+    but = f"they were {was}; they are {now}"
+    yield require(same, "it keeps the images' shape and the number of classes", but)
     rows = changed_rows(data.train, train)
     relabelled = np.flatnonzero(train.labels != data.train.labels)
     touched = train.ids[np.union1d(rows, relabelled)]
-    yield require(bool(np.isin(touched, poisoned.poison_ids).all()), "only poisons differ")
-    yield require(len(poisoned.poison_ids) <= bounds.rows, "it keeps its budget")
+    strays = int((~np.isin(touched, poisoned.poison_ids)).sum())
+    but = f"{strays} rows do whose ids are not in poison_ids"
+    yield require(not strays, "only poisons differ", but)
+    poisons = len(poisoned.poison_ids)
+    but = f"{poisons} poisons; its bounds say {bounds.rows}"
+    yield require(poisons <= bounds.rows, "it keeps its budget", but)
     if entry.name != "none":
         yield require(len(touched) > 0, "it changes something")
     if bounds.keeps_labels:
-        yield require(not len(relabelled), "it keeps labels, as it says")
+        but = f"{len(relabelled)} differ"
+        yield require(not len(relabelled), "it keeps labels, as it says", but)
     if bounds.eps_255 is not None and len(rows):
-        moved = train.images[rows].astype(int) - data.train.images[rows]
-        yield require(int(np.abs(moved).max()) <= bounds.eps_255, "it keeps its Linf bound")
+        moved = int(np.abs(train.images[rows].astype(int) - data.train.images[rows]).max())
+        but = f"a byte moved by {moved}; its bounds say {bounds.eps_255}"
+        yield require(moved <= bounds.eps_255, "it keeps its Linf bound", but)
 
 
 def _defense(
@@ -200,6 +226,7 @@ def _defense(
     if isinstance(defense, Oracle):
         defense = told_example(entry, defense, train)
         yield "it is an oracle, and told of the poisoned rows"
+    yield from _before_networks(registry, entry, workshop, lambda d: (d.check(train), d.hooks()))
     call(entry, defense.check, train)
 
     def purify(rows: ImageSet) -> ImageSet:
@@ -214,20 +241,23 @@ def _defense(
     said = f" (it {wrong})" if wrong else ""
     yield require(not wrong, f"it changes pixels or leaves rows out, and nothing else{said}")
     hooks = hooks_of(entry, defense)
+    in_training = hooks_outcome(entry, defense, purified)
     if entry.name != "none":
         moved = len(purified) < len(train) or not np.array_equal(purified.images, train.images)
-        yield require(moved or len(hooks) > 0, "it does something")
-    in_training = hooks_outcome(entry, defense, purified)
+        but = "no pixel and no row" + (f"; {IDLE}" if hooks else ", and it has no hooks")
+        yield require(moved or in_training.acts, "it does something", but)
     if hooks:
         yield "its hooks return positions of rows, and batches of images"
         same = in_training == hooks_outcome(entry, defense, purified)
-        yield require(same, "the same seed, the same batches")
-    yield require(_same(purified, purify(train)), "the same seed, the same bytes")
-    yield from elsewhere(of_defense(purified, in_training))
+        yield require(same, "the same seed, the same batches", FROM_RNG)
+    yield require(_same(purified, purify(train)), "the same seed, the same bytes", FROM_RNG)
+    yield from elsewhere(of_defense(purified, in_training.digest))
     if defense.rowwise:
         rows = np.arange(5, len(train), 7)
         same = np.array_equal(purify(train.take(rows)).images, purified.images[rows])
-        yield require(same, "row-wise: a row's bytes do not depend on the other rows")
+        rule = "row-wise: a row's bytes do not depend on the other rows"
+        but = "with seed = subseed(rng), stream(seed, id) draws for a row alone"
+        yield require(same, rule, but)
     if snapshot_parameter(spec) is not None:
         yield _passes(registry, entry, spec, train, workshop)
 
@@ -271,10 +301,16 @@ def _classifier(
         with torch.inference_mode():
             logits = call(entry, model, x, returns=torch.Tensor, what="its network")
             features = call(entry, model.features, x, returns=torch.Tensor)
+            alone = torch.cat([call(entry, model, one[None], what="its network") for one in x])
         yield require(
             tuple(logits.shape) == (2, classes),
             f"logits are (B, {classes}) for {channels} channels",
         )
+        likely = bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(2))
+        yield require(not likely, "it returns logits, no probabilities", "leave softmax out")
+        same = torch.allclose(logits, alone, rtol=1e-3, atol=1e-4)
+        rule = "in evaluation, an image's logits depend on that image alone"
+        yield require(same, rule, "no statistics of the batch, no dropout")
         yield require(
             features.ndim == 2 and features.shape[1] == model.head.in_features,
             "features are what the head reads",
@@ -282,7 +318,9 @@ def _classifier(
         yield require(not torch.equal(logits[0], logits[1]), "different images, different logits")
     gradients = call(entry, partial(_gradients, model, x), what="training its network")
     yield require(all(g is not None for g in gradients), "every parameter gets a gradient")
-    yield from elsewhere(of_weights(first_weights(entry, classifier)))
+    weights, others = (of_weights(first_weights(entry, classifier, seed)) for seed in (0, 1))
+    yield require(weights != others, "another seed, other first weights", "build sets no seed")
+    yield from elsewhere(weights)
 
 
 def _gradients(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

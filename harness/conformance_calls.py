@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from harness.core.errors import FAILURES, UsageError, exit_message
-from harness.core.registry import Entry
+from harness.conformance_process import left_alone, process_wide
+from harness.conformance_rules import Violation, require
+from harness.core.errors import FAILURES, exit_message
+from harness.core.registry import Entry, place_of
 
 logger = logging.getLogger(__name__)
-
-
-class Violation(UsageError):
-    """A component breaks a rule."""
-
-
-def require(holds: bool, rule: str) -> str:
-    """Return a rule that holds.
-
-    Raises:
-        Violation: If it does not.
-    """
-    if not holds:
-        raise Violation(f"violated: {rule}.")
-    return rule
 
 
 def call(
@@ -47,9 +31,11 @@ def call(
         what: What to call it; its name unless given.
 
     Raises:
-        Violation: If it raises something, ends the program, or returns another type.
+        Violation: If it raises something, ends the program, returns another type, or changes what
+            belongs to the whole process.
     """
     what = what or getattr(function, "__name__", type(function).__name__)
+    before = process_wide()
     try:
         value = function(*arguments)
     except Violation:
@@ -57,21 +43,12 @@ def call(
     except FAILURES as error:
         logger.debug("%s of %s", what, entry.name, exc_info=True)
         said = exit_message(error) if isinstance(error, SystemExit) else str(error)
-        place = _place(entry, error)
+        place = place_of(entry, error)
         raise Violation(f"fails: {what} raises {type(error).__name__}: {said}{place}") from error
+    left_alone(before, what)
     given = "None" if value is None else type(value).__name__
     require(isinstance(value, returns), f"{what} returns {_named(returns)}; it returned {given}")
     return value
-
-
-def _place(entry: Entry[Any], error: BaseException) -> str:
-    """Return file and line of the component's own code that an error came through, if any."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = Path(inspect.getfile(entry.factory)).resolve()
-    in_file = [f for f in frames if Path(f.filename).resolve() == own]
-    beside = [f for f in frames if Path(f.filename).resolve().parent == own.parent]
-    last = (in_file or beside)[-1:]
-    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
 
 
 def _named(kind: Any) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from harness.artifacts import Store
 from harness.catalogue import registry_of
-from harness.conformance_calls import Violation, require
 from harness.conformance_outcomes import outcome
+from harness.conformance_rules import Violation, require
 from harness.core.device import use_threads
 from harness.core.errors import UsageError
 from harness.core.values import Json

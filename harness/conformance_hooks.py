@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from harness.classifiers.hlb_xs import HlbXs
-from harness.conformance_calls import call, require
+from harness.conformance_calls import call
+from harness.conformance_rules import require
 from harness.core.data import ImageSet
 from harness.core.hooks import CheckedHook
 from harness.core.registry import Entry
@@ -21,6 +24,20 @@ EPOCHS, BATCH = 3, 64
 # Closer to [0, 1] than in a training, whose noise may be of any size: images in [-1, 1] or
 # standardised ones lie outside.
 LOWEST, HIGHEST = -0.5, 1.5
+IDLE = f"within {EPOCHS} epochs of its example its hooks change no rows, batch, weight or gradient"
+
+
+@dataclass(frozen=True, slots=True)
+class InTraining:
+    """What hooks made in a training.
+
+    Attributes:
+        digest: Of all of it.
+        acts: Whether the training is another one than without them.
+    """
+
+    digest: str
+    acts: bool
 
 
 def hooks_of(entry: Entry[Any], defense: Any) -> tuple[Any, ...]:
@@ -28,8 +45,8 @@ def hooks_of(entry: Entry[Any], defense: Any) -> tuple[Any, ...]:
     return tuple(call(entry, defense.hooks, returns=Sequence))
 
 
-def hooks_outcome(entry: Entry[Any], defense: Any, train: ImageSet) -> str:
-    """Run a defense's hooks for a few epochs of one batch, and return what they made as a digest.
+def hooks_outcome(entry: Entry[Any], defense: Any, train: ImageSet) -> InTraining:
+    """Run a defense's hooks for a few epochs of one batch, and return what they made.
 
     Raises:
         Violation: If they fail, or return what a training does not take.
@@ -39,6 +56,7 @@ def hooks_outcome(entry: Entry[Any], defense: Any, train: ImageSet) -> str:
     ).eval()
     images = torch.tensor(train.images).float().div_(255)
     sha = hashlib.sha256()
+    untouched, acts = _gradient(model, images[:BATCH], train), False
     for hook in hooks_of(entry, defense):
         checked = CheckedHook(hook, LOWEST, HIGHEST)
         for epoch in range(EPOCHS):
@@ -48,5 +66,19 @@ def hooks_outcome(entry: Entry[Any], defense: Any, train: ImageSet) -> str:
             batch = rows[:BATCH]
             x = call(entry, checked.on_batch, images[batch], batch, stream(0, "augment", epoch))
             call(entry, checked.check_values, what="on_batch")
-            sha.update(np.sort(rows).tobytes() + x.detach().numpy().tobytes())
-    return sha.hexdigest()
+            gradient = _gradient(model, images[:BATCH], train)
+            acts = acts or len(rows) < len(train) or not torch.equal(x, images[batch])
+            acts = acts or not torch.equal(gradient, untouched)
+            for part in (np.sort(rows), x.detach().numpy(), gradient.numpy()):
+                sha.update(part.tobytes())
+    return InTraining(sha.hexdigest(), acts)
+
+
+def _gradient(model: nn.Module, x: Tensor, train: ImageSet) -> Tensor:
+    """Return a training's gradient, which hooks of the network and its weights may change."""
+    labels = torch.tensor(train.labels[: len(x)])
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    return found

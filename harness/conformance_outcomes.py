@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from harness.conformance_calls import call, require
+from harness.conformance_calls import call
 from harness.conformance_hooks import hooks_outcome
+from harness.conformance_rules import require
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.params import ComponentSpec, complete
 from harness.core.protocols import CLASSIFIERS, DATASETS, Oracle
@@ -68,16 +69,16 @@ def _defense(entry: Entry[Any], defense: Any, workshop: Workshop) -> str:
     train = example_data(workshop).train
     told, rng = told_example(entry, defense, train), stream(0, "defense")
     purified = call(entry, told.purify, train, rng, returns=ImageSet)
-    return of_defense(purified, hooks_outcome(entry, told, purified))
+    return of_defense(purified, hooks_outcome(entry, told, purified).digest)
 
 
 def _classifier(entry: Entry[Any], classifier: Any, workshop: Workshop) -> str:
     return of_weights(first_weights(entry, classifier))
 
 
-def first_weights(entry: Entry[Any], classifier: Any) -> nn.Module:
-    """Return a network as the seed 0 makes it."""
-    build = partial(build_model, classifier.build, 10, (3, 32, 32), stream(0, "model"))
+def first_weights(entry: Entry[Any], classifier: Any, seed: int = 0) -> nn.Module:
+    """Return a network as a seed makes it."""
+    build = partial(build_model, classifier.build, 10, (3, 32, 32), stream(seed, "model"))
     model: nn.Module = call(entry, build, returns=nn.Module, what="build")
     return model
 

@@ -12,7 +12,7 @@ from harness.core.data import Dataset
 from harness.core.errors import FAILURES, DataError, UsageError, first_line, no_exit
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
-from harness.core.registry import Registry
+from harness.core.registry import Registry, one_message
 from harness.core.spec import TrialSpec, digest
 from harness.study import StudySpec, only_trials
 from harness.study_trials import expand
@@ -56,7 +56,8 @@ def check_components(trials: list[TrialSpec], workshop: Workshop) -> None:
         if once(trial.dataset, trial.defense):
             check_weights(DEFENSES, trial.defense, workshop)
             defense = workshop.component(DEFENSES, trial.defense, check=True)
-            _named(f"defense {trial.defense.name!r}", defense.check, data.train)
+            with one_message("defense", DEFENSES.get(trial.defense.name)):
+                defense.check(data.train)
         if once(trial.dataset, trial.classifier):
             check_weights(CLASSIFIERS, trial.classifier, workshop)
             check_classifier(trial.classifier, data)
@@ -66,7 +67,8 @@ def check_attack(spec: ComponentSpec, data: Dataset, workshop: Workshop) -> None
     """Check an attack against the data that it will meet, without crafting anything."""
     check_weights(ATTACKS, spec, workshop)
     attack = workshop.component(ATTACKS, spec, check=True)
-    _named(f"attack {spec.name!r}", attack.check, data.train, data.test)
+    with one_message("attack", ATTACKS.get(spec.name)):
+        attack.check(data.train, data.test)
 
 
 def _named(what: str, check: Any, *data: Any) -> None:

@@ -23,7 +23,7 @@ from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset, ImageSet, PoisonedSet
 from harness.core.device import channels_last, pick_device, pick_dtype, use_device
-from harness.core.errors import DataError, NoEffect, UsageError, no_exit
+from harness.core.errors import FAILURES, DataError, NoEffect, UsageError
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import (
@@ -37,7 +37,7 @@ from harness.core.protocols import (
     Oracle,
     Restarted,
 )
-from harness.core.registry import Entry, Registry
+from harness.core.registry import Entry, Registry, failure
 from harness.core.seeds import stream
 from harness.core.spec import digest
 from harness.core.subset import per_class
@@ -54,8 +54,22 @@ KEPT_POISONED_SETS = 4
 KEPT_NETWORK_BYTES = 2**30  # of a GPU that several processes may share
 
 
+class NotTrainedYet(UsageError, AttributeError):
+    """A component looks at a network before it is there; an AttributeError for ``hasattr``."""
+
+
 class Deferred:
     """Stands for a network of which nothing is known yet: when the driver checks a component."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotTrainedYet(
+            f"it asks for {name!r} of a network that is not trained yet when a study is checked: "
+            "construction, check() and hooks() do without; poison() and purify() may ask."
+        )
+
+    def __call__(self, *_: Any) -> Any:
+        """Refuse to be called, as a network that is not there."""
+        return self.__getattr__("__call__")
 
 
 @dataclass
@@ -219,8 +233,7 @@ class Workshop:
                 loaded[reference.parameter] = (*loaded.get(reference.parameter, ()), value)
             else:
                 loaded[reference.parameter] = value
-        with no_exit(f"{registry.kind} {spec.name!r}"):
-            return construct(registry, spec, loaded)
+        return construct(registry, spec, loaded)
 
     def _referred(self, kind: str, raw: Mapping[str, Json], check: bool) -> Any:
         if kind == "defense":
@@ -568,8 +581,12 @@ def purified_wrong(before: ImageSet, after: ImageSet, *, rowwise: bool) -> str:
 
 
 def _load(source: DatasetSource, spec: ComponentSpec) -> Dataset:
-    with no_exit(f"dataset {spec.name!r}"):
+    try:
         data = source.load()
+    except UsageError:
+        raise
+    except FAILURES as error:
+        raise failure(f"dataset {spec.name!r}", DATASETS.get(spec.name), error) from error
     train, test = _cut(data.train, "train", spec), _cut(data.test, "test", spec)
     empty = np.flatnonzero(np.bincount(train.labels, minlength=train.num_classes) == 0)
     if len(empty):

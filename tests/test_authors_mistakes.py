@@ -9,7 +9,7 @@ import attacks
 from harness.core.errors import UsageError
 from harness.core.protocols import ATTACKS
 from tests.test_plugins import GUIDE, first_code_block
-from tests.tiny import CommandLine, write_study
+from tests.tiny import CommandLine, add_distribution, write_study
 
 GOOD = first_code_block(GUIDE)
 FIELD = "    poisons: int = 100\n"
@@ -92,6 +92,78 @@ def test_it_is_one_message(cli, tmp_path, broken, message) -> None:
     ):  # fmt: skip
         assert cli(*command) == 2
         assert re.fullmatch(rf"error: .*{broken}.*{message}.*\n", cli.err), cli.err
+
+
+def first_in_check(line: str):
+    """Return a change that begins the attack's check with a line."""
+    check = "        check_label(self.adv_label, train)\n"
+    assert check in GOOD
+    return lambda code: code.replace(check, f"        {line}\n{check}")
+
+
+def first_built(code: str) -> str:
+    """Return the attack with a construction that fails."""
+    return code.replace(
+        "    def check", "    def __post_init__(self):\n        1 / 0\n\n    def check", 1
+    )
+
+
+WHEN_CHECKED = {
+    "check": (first_in_check("train.nothing"), r"AttributeError: 'ImageSet' .* \(.*\.py:\d+\)"),
+    "quits": (first_in_check("raise SystemExit(0)"), "it ends the program .SystemExit: 0"),
+    "built": (first_built, r"ZeroDivisionError: division by zero \(.*\.py:\d+\)"),
+}
+
+
+@cases(WHEN_CHECKED)
+def test_what_it_raises_before_the_start_is_one_message(cli, tmp_path, broken, message) -> None:
+    assert cli("validate", write_study(tmp_path, attacks=[broken])) == 2
+    assert re.fullmatch(rf"error: attack '{broken}': {message}.*\n", cli.err), cli.err
+
+
+@pytest.mark.parametrize("line", ["{}['absent']", "raise SystemExit(0)"])
+def test_what_a_dataset_raises_is_one_message(cli, tmp_path, monkeypatch, line) -> None:
+    name = "odd_data" if "absent" in line else "quitting_data"
+    source = f"""
+        from dataclasses import dataclass
+
+        @dataclass(frozen=True)
+        class It:
+            example = None
+
+            def load(self):
+                {line}
+        """
+    add_distribution(tmp_path, "dataset", name, source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli("validate", write_study(tmp_path, dataset=name)) == 2
+    assert re.fullmatch(rf"error: dataset '{name}': .*(absent|ends).* \(.*\.py:\d+\)\n", cli.err)
+
+
+def with_surrogate(line: str):
+    """Return a change that adds a network, which is looked at in the attack's check."""
+
+    def change(code: str) -> str:
+        surrogate = field("surrogate: 'Predictor | None' = None")(first_in_check(line)(code))
+        return f"{surrogate}\n\nfrom harness.training import Predictor\n"
+
+    return change
+
+
+UNTRAINED = {
+    "asks": (with_surrogate("self.surrogate.logits(train.images)"), "asks for 'logits' of a netw"),
+    "calls": (with_surrogate("self.surrogate(train.images)"), "asks for '__call__' of a network"),
+    "has": (with_surrogate("assert not hasattr(self.surrogate, 'model')"), ""),
+}
+
+
+@cases(UNTRAINED)
+def test_a_check_that_looks_at_a_network_says_when_it_may(cli, tmp_path, broken, message) -> None:
+    surrogate = {"name": "hlb_xs", "widths": [8, 8, 8], "dataset": {"name": "shapes", "train": 60}}
+    study = write_study(tmp_path, attacks=[{"name": broken, "surrogate": surrogate}])
+    assert cli("validate", study) == (2 if message else 0), cli.err
+    if message:
+        assert re.fullmatch(rf"error: attack '{broken}': it {message}.*poison.*\n", cli.err)
 
 
 @cases(AT_IMPORT)

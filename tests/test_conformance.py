@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.conformance import check_behaviour, check_component
-from harness.conformance_calls import Violation
 from harness.conformance_fresh import Fresh, fresh_interpreter
+from harness.conformance_rules import Violation
 from harness.core.errors import UsageError
 from harness.core.protocols import REGISTRIES
 from tests.tiny import CommandLine, add_distribution
@@ -148,11 +149,16 @@ def test_the_unbroken_ones_pass(tmp_path, monkeypatch, kind) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "rule"),
     [
-        ("too_far", {"BREAK": "step = 5"}, "it keeps its Linf bound"),
-        ("strays", {"MORE": "images[-1] //= 2"}, "only poisons differ"),
+        ("too_far", {"BREAK": "step = 5"},
+         r"it keeps its Linf bound \(a byte moved by 5; its bounds say 4\)"),
+        ("strays", {"MORE": "images[-1] //= 2"},
+         r"only poisons differ \(1 rows do whose ids are not in poison_ids\)"),
+        ("globally", {"BREAK": "step = np.random.randint(1, 4)"},
+         r"poison leaves the process's seeds and settings alone \(numpy's global generator: "),
         ("relabels_others", {"MORE": "labels[-1] = 0"}, "only poisons differ"),
-        ("relabels", {"MORE": "labels[rows] = 1"}, "it keeps labels, as it says"),
-        ("too_many", {"BREAK": "rows = np.arange(6)"}, "it keeps its budget"),
+        ("relabels", {"MORE": "labels[rows] = 1"}, r"it keeps labels, as it says \(5 differ\)"),
+        ("too_many", {"BREAK": "rows = np.arange(6)"},
+         r"it keeps its budget \(6 poisons; its bounds say 5\)"),
         ("idle", {"BREAK": "step = 0"}, "it changes something"),
         ("drops", {"MORE": "images, labels, ids = images[:99], labels[:99], ids[:99]"},
          "it keeps rows, order and ids"),
@@ -289,6 +295,7 @@ def hooked(rows: str = "pass", batch: str = "pass") -> str:
         ("forgets", {"batch": "x = None"}, "must return a batch; got None"),
         ("dices", {"batch": "x = x * np.random.default_rng().random()"},
          "the same seed, the same batches"),
+        ("idles", {}, r"it does something \(no pixel and no row; within 3 epochs of its example"),
         ("breaks", {"batch": "x = 1 / 0"},
          r"on_batch raises ZeroDivisionError: division by zero \(.*outside_breaks\.py:\d+\)"),
     ],
@@ -299,11 +306,117 @@ def test_a_hook_that_breaks_a_rule_is_found(tmp_path, monkeypatch, name, lines, 
         list(check_behaviour("defense", name))
 
 
-def test_a_good_hook_passes(tmp_path, monkeypatch) -> None:
-    source = hooked("rows = rng.permutation(rows)[:50]", "x = x + float(rng.normal()) / 100")
-    outside(tmp_path, monkeypatch, "defense", "good_hook", source)
-    rules = list(check_behaviour("defense", "good_hook"))
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("both", ("rows = rng.permutation(rows)[:50]", "x = x + float(rng.normal()) / 100")),
+        ("late", ("rows = rows[:50] if epoch == 2 else rows", "pass")),
+        ("gradients", ("[p.register_hook(lambda g: g / 2) for p in model.parameters()]", "pass")),
+        ("weights", ("[p.data.mul_(0.9) for p in model.parameters()]", "pass")),
+    ],
+)
+def test_a_good_hook_passes(tmp_path, monkeypatch, name, lines) -> None:
+    outside(tmp_path, monkeypatch, "defense", f"good_{name}", hooked(*lines))
+    rules = list(check_behaviour("defense", f"good_{name}"))
     assert "its hooks return positions of rows, and batches of images" in rules
+
+
+CLASSIFIER = """
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.core.recipe import Recipe
+
+START
+
+
+class Net(torch.nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(channels, classes)
+        BUILT
+
+    def features(self, x):
+        return x.mean((2, 3))
+
+    def forward(self, x):
+        y = self.head(self.features(x))
+        CALLED
+        return y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class It:
+    '''A linear network of the mean colour.
+
+    Attributes:
+        recipe: How it is trained.
+    '''
+
+    recipe: Recipe = field(default_factory=Recipe)
+
+    example = {}
+
+    def build(self, num_classes, image_shape):
+        return Net(image_shape[0], num_classes)
+"""
+
+
+def classifier(*, start: str = "pass", built: str = "pass", called: str = "pass") -> str:
+    return CLASSIFIER.replace("START", start).replace("BUILT", built).replace("CALLED", called)
+
+
+def test_a_good_classifier_passes(tmp_path, monkeypatch) -> None:
+    outside(tmp_path, monkeypatch, "classifier", "linear", classifier())
+    assert "another seed, other first weights" in list(check_behaviour("classifier", "linear"))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("softmax", {"called": "y = y.softmax(1)"},
+         r"it returns logits, no probabilities \(leave softmax out\)"),
+        ("batch", {"called": "y = y - y.mean(0)"},
+         "in evaluation, an image's logits depend on that image alone"),
+        ("dropout", {"called": "y = torch.nn.functional.dropout(y)"},
+         "in evaluation, an image's logits depend on that image alone"),
+        ("constant", {"built": "torch.nn.init.eye_(self.head.weight); self.head.bias.data.zero_()"},
+         "another seed, other first weights"),
+        ("seeds", {"built": "torch.manual_seed(0)"},
+         r"build leaves the process's seeds and settings alone \(torch's global seed: "),
+    ],
+)  # fmt: skip
+def test_a_broken_classifier_breaks_the_right_rule(
+    tmp_path, monkeypatch, name, lines, message
+) -> None:
+    outside(tmp_path, monkeypatch, "classifier", f"its_{name}", classifier(**lines))
+    with torch.random.fork_rng(devices=[]), pytest.raises(Violation, match=f"^violated: {message}"):
+        list(check_behaviour("classifier", f"its_{name}"))
+
+
+def test_an_import_that_changes_settings_is_found(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", False)  # to be put back
+    source = classifier(start="torch.backends.cudnn.benchmark = True")
+    outside(tmp_path, monkeypatch, "classifier", "hasty", source)
+    message = r"'hasty' violated: its import leaves .* alone \(cudnn's settings: .*, then "
+    with pytest.raises(Violation, match=message):
+        list(check_component("classifier", "hasty"))
+
+
+def test_what_looks_at_its_network_too_early_is_found(tmp_path, monkeypatch) -> None:
+    reference = {"name": "hlb_xs", "widths": [8, 8, 8], "recipe": {"epochs": 1}}
+    reference["dataset"] = {"name": "shapes", "train": 60}
+    for name, line in (("early", "self.net.logits(train.images)"), ("patient", "pass")):
+        source = f"from harness.training import Predictor\n{ATTACK}"
+        source = source.replace("    adv_label: int\n", "    adv_label: int\n    net: Predictor\n")
+        source = source.replace('{"adv_label": 0}', f'{{"adv_label": 0, "net": {reference!r}}}')
+        source = source.replace("        pass\n", f"        {line}\n", 1)
+        outside(tmp_path, monkeypatch, "attack", name, source)
+    rules = list(check_behaviour("attack", "patient"))
+    assert "a study can be checked before its networks are trained" in rules
+    with pytest.raises(Violation, match=r"a study's check raises .* asks for 'logits' of a"):
+        list(check_behaviour("attack", "early"))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,23 @@ def test_the_guides_defense_dropped_into_the_tree(tmp_path, monkeypatch) -> None
     assert len(made) == 4 and not any(r.movement.nothing_moved for r in made)
 
 
+def test_the_guides_hook(tmp_path, monkeypatch) -> None:
+    [code] = [
+        b for b in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "on_b" in b
+    ]
+    imports = (
+        "import torch\nimport torch.nn.functional as F\nfrom numpy.typing import NDArray\n"
+        "from torch import Tensor, nn\n"
+    )
+    defense = DARKER.replace("@dataclass", f"{code}\n\n@dataclass", 1)
+    source = imports + defense.replace("return ()", "return (DropHardest(),)")
+    add_distribution(
+        tmp_path, "defense", "guides_hook", source.replace("images // 2", "images"), "It"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "it does something" in list(check_behaviour("defense", "guides_hook"))
+
+
 def test_a_file_that_registers_nothing_or_twice(tmp_path, monkeypatch, cli) -> None:
     folder = tmp_path / "attacks"
     folder.mkdir()

@@ -235,6 +235,22 @@ def test_the_code_of_a_component_is_all_that_it_imports_of_its_package(
     assert len(set(digests)) == 4 and digests[-1] == code_digest(folder / "a.py", "pack.a")
 
 
+def test_the_code_of_a_component_is_that_of_the_folders_above_it_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in {
+        "nest/__init__": "", "nest/attacks/__init__": "", "nest/shared": "",
+        "nest/attacks/a": "from nest.shared import x\nfrom ..also import y", "nest/also": "",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(text)
+    file = tmp_path / "nest/attacks/a.py"
+    digests = {code_digest(file, "nest.attacks.a")}
+    for name in ("shared", "also"):
+        (tmp_path / f"nest/{name}.py").write_text("# another version")
+        digests.add(code_digest(file, "nest.attacks.a"))
+    assert len(digests) == 3
+
+
 def test_the_code_of_a_purification_is_its_network_too() -> None:
     followed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from harness.core.files import file_digest
 
-# What a component imports of these, or of the package that it lies in, is followed. For the rest of
-# the project the protocol's number speaks (:data:`harness.core.spec.PROTOCOL`).
+# What a component imports of these, or of its own distribution's package, is followed. Of the
+# project's, that is the folder it lies in: for the rest of it the protocol's number speaks
+# (:data:`harness.core.spec.PROTOCOL`).
 FOLLOWED = ("attacks", "defenses", "generative")
 
 
@@ -22,7 +23,8 @@ def code_digest(file: Path, module: str) -> str:
         file: Source of the module.
         module: Its name, with the packages that it lies in.
     """
-    own = module.rpartition(".")[0] or module
+    top = module.partition(".")[0]
+    own = module.rpartition(".")[0] if top == "harness" else top
     files, waiting = {module: file}, [(module, file)]
     while waiting:
         for name in _imported(*waiting.pop()):

@@ -45,7 +45,7 @@ from harness.core.protocols import (
     Generator,
     Scenario,
 )
-from harness.core.registry import Entry, Parameter, Registry, undeclared
+from harness.core.registry import Entry, Parameter, Registry, one_message, undeclared
 from harness.core.values import Json, check_value, is_optional, plain, reject_unknown, typed
 
 ResourceKind = Literal["dataset", "classifier", "generator", "defense"]
@@ -379,7 +379,7 @@ def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[s
     """Build a component from its checked spec and its loaded resources, by parameter name.
 
     Raises:
-        UsageError: If a required parameter is missing or the class refuses a value.
+        UsageError: If a required parameter is missing, or the class refuses a value or fails.
     """
     entry = registry.get(spec.name)
     label = f"{registry.kind} {spec.name!r}"
@@ -391,7 +391,5 @@ def construct(registry: Registry[Any], spec: ComponentSpec, resources: Mapping[s
         for name, value in spec.params.items()
         if name in entry.parameters
     }
-    try:
+    with one_message(registry.kind, entry):
         return entry.factory(**values)
-    except UsageError as error:
-        raise type(error)(f"{label}: {error}") from None

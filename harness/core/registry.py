@@ -12,8 +12,10 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import traceback
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -21,7 +23,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.core.code import code_digest
-from harness.core.errors import UnknownComponent, UsageError, exit_message, first_line, nearest
+from harness.core.errors import (
+    FAILURES,
+    UnknownComponent,
+    UsageError,
+    exit_message,
+    first_line,
+    nearest,
+)
 
 T = TypeVar("T")
 
@@ -70,6 +79,40 @@ class Entry(Generic[T]):
         """Digest of the code that it consists of; see :func:`harness.core.code.code_digest`."""
         source = inspect.getsourcefile(self.factory)
         return code_digest(Path(source), self.factory.__module__) if source else ""
+
+
+def place_of(entry: Entry[Any], error: BaseException) -> str:
+    """Return file and line of the component's own code that an error came through, if any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = Path(inspect.getfile(entry.factory)).resolve()
+    in_file = [f for f in frames if Path(f.filename).resolve() == own]
+    beside = [f for f in frames if Path(f.filename).resolve().parent == own.parent]
+    last = (in_file or beside)[-1:]
+    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
+
+
+def failure(label: str, entry: Entry[Any], error: BaseException) -> UsageError:
+    """Return what to raise for an error of a component's code: it names it, file and line."""
+    said = exit_message(error) if isinstance(error, SystemExit) else first_line(error)
+    return UsageError(f"{label}: {said}{place_of(entry, error)}")
+
+
+@contextmanager
+def one_message(kind: str, entry: Entry[Any], of: str = "") -> Iterator[None]:
+    """Raise whatever a component's code raises as a UsageError that names it, file and line.
+
+    Args:
+        kind: Of the component.
+        entry: The component.
+        of: What it works on, to be named too.
+    """
+    label = f"{kind} {entry.name!r}" + (f", {of!r}" if of else "")
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(f"{label}: {error}") from None
+    except FAILURES as error:
+        raise failure(label, entry, error) from error
 
 
 def parameters_of(cls: type) -> dict[str, Parameter]:
@@ -221,7 +264,9 @@ class Registry(Generic[T]):
                 )
             if here + len(outside) > 1:
                 claims = [f"{self.package}.{name}"] * here + [point.value for point in outside]
-                raise UsageError(f"{self.kind} {name!r} is claimed by {' and '.join(claims)}.")
+                raise UsageError(
+                    f"{self.kind} {name!r} is claimed by {' and '.join(claims)}; rename one."
+                )
             self._import(name, outside)
         self._check(self._entries[name])
         return self._entries[name]

@@ -22,6 +22,7 @@ from harness.core.files import write_aside, write_text
 from harness.core.params import ComponentSpec, is_trained, networks, references
 from harness.core.paths import check_writable
 from harness.core.protocols import DEFENSES
+from harness.core.registry import one_message
 from harness.core.seeds import stream
 from harness.core.spec import PROTOCOL
 from harness.core.values import Json
@@ -120,11 +121,9 @@ def check_job(job: Job, workshop: Workshop) -> Source:
             "that along. It has its place in a study."
         )
     for shape, row in source.shapes().items():
-        try:
+        [called] = source.names(row, row + 1)
+        with one_message("defense", DEFENSES.get(name), of=called):
             defense.check(_as_set([np.zeros(shape, np.uint8)], [row]))
-        except UsageError as error:
-            [called] = source.names(row, row + 1)
-            raise type(error)(f"defense {name!r}, {called!r}: {error}") from None
     return source
 
 
