@@ -44,9 +44,10 @@ def executor_of(
 
         return lambda: nullcontext(InProcess())
     if device.startswith("cuda") and (":" in device or not resources.gpus):
+        share = "" if resources.gpus else " and --set resources.gpus=1 (or a part of 1)"
         raise UsageError(
-            f"--device {device} on Ray: give --device cuda and --set resources.gpus=1 (or a part "
-            "of 1), so that Ray gives each trial its GPU; or --in-process."
+            f"--device {device} on Ray: give --device cuda{share}, so that Ray lends each piece of "
+            "work its GPU; or --in-process."
         )
     if address and cpus:
         raise UsageError("--cpus is for the local Ray; a cluster given by --address has its own.")

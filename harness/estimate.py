@@ -19,6 +19,7 @@ from harness.core.device import pick_device, use_threads
 from harness.core.errors import UsageError
 from harness.core.params import ComponentSpec, construct
 from harness.core.protocols import ATTACKS, CLASSIFIERS, DEFENSES
+from harness.core.registry import one_message
 from harness.core.seeds import stream
 from harness.core.spec import TrialSpec, digest
 from harness.labels import names_of
@@ -152,7 +153,9 @@ def cheaper(trial: TrialSpec, workshop: Workshop) -> float:
     One whose features are fixed computes them once, forwards, which is a third of an epoch; its
     head, trained with others, costs next to nothing.
     """
-    hooks = workshop.component(DEFENSES, trial.defense, check=True).hooks()
+    defense = workshop.component(DEFENSES, trial.defense, check=True)
+    with one_message("defense", DEFENSES.get(trial.defense.name)):
+        hooks = defense.hooks()
     if not joins(trial, workshop, hooks):
         return 1.0
     epochs: int = construct(CLASSIFIERS, trial.classifier, {}).recipe.epochs

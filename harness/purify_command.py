@@ -66,7 +66,7 @@ def purify(
         column,
     )
     console = open_console()
-    asked = Resources(gpus=float(device == "cuda"))
+    asked = Resources(gpus=float(device.startswith("cuda")))
     services = executor_of(in_process, address, cpus, asked, device)
     here = not joins_cluster(in_process, address)
     try:

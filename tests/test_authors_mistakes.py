@@ -194,3 +194,20 @@ def test_an_interruption_is_no_mistake(broken, message) -> None:
 )
 def test_a_constant_may_be_documented(cli, broken, message) -> None:
     assert cli("describe", "attack", broken) == 0, cli.err
+
+
+def test_what_hooks_raise_while_a_run_is_planned_is_one_message(cli, tmp_path, monkeypatch) -> None:
+    source = """
+        from dataclasses import dataclass
+        from defenses.jpeg import Jpeg
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class It(Jpeg):
+            def hooks(self):
+                raise RuntimeError("no hooks today")
+        """
+    add_distribution(tmp_path, "defense", "hookless", source, "It")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli("plan", write_study(tmp_path, defenses=["hookless"])) == 2
+    expected = r"error: defense 'hookless': RuntimeError: no hooks today \(.*\.py:\d+\)\n"
+    assert re.fullmatch(expected, cli.err), cli.err

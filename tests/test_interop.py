@@ -472,6 +472,12 @@ def test_the_linter_finds(changes: dict[str, Any], finding: str | None) -> None:
         assert any(re.match(finding, str(f)) for f in found), found
 
 
+def test_images_that_show_a_trigger_are_in_no_test_set() -> None:
+    shown = Target(TEST.images[[TARGET_ROW]] // 2, np.array([TRUE]))
+    said = [str(found) for found in lint(changed(goal="triggered", target=shown), TRAIN, TEST)]
+    assert not [line for line in said if "not in the test set" in line]
+
+
 def test_labels_that_differ_are_a_dirty_label_set_only_where_pictures_agree(tmp_path: Path) -> None:
     """Of other data, or of another order of their rows, it is no attack but a mistake."""
     rows = np.flatnonzero(TRAIN.labels != ADV)[:6]

@@ -101,8 +101,8 @@ def require(resources: Resources) -> None:
     if not any(c >= resources.cpus and g >= resources.gpus for c, g in sizes):
         largest = " or ".join(f"{c} CPUs and {g:g} GPUs" for c, g in sorted(set(sizes)))
         raise UsageError(
-            f"one trial asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs "
-            f"(resources in the study); the nodes of this Ray have {largest}."
+            f"one piece of work asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs "
+            f"(resources in a study, or --device cuda); the nodes of this Ray have {largest}."
         )
 
 

@@ -208,6 +208,6 @@ def _against_test(poisons: PoisonSet, test: ImageSet) -> Iterator[Finding]:
         yield Finding(
             "error", f"{wrong} of its images have another label in the test set.", "target"
         )
-    if not there.all():
+    if not there.all() and poisons.meta.goal != "triggered":  # those are altered
         text = f"{int(np.sum(~there))} of its {len(rows)} images are not in the test set."
         yield Finding("note", text, "target")
