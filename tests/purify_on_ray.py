@@ -14,15 +14,15 @@ def purify_lent(payload: dict[str, Any]) -> dict[str, Any]:
     """Purify a chunk on the GPU that Ray lends: torch finds it, and the processor computes."""
     import torch
 
-    from harness import workshop
     from harness.purify.job import purify_chunk
+    from harness.workshop import networks
 
     lent = os.environ["CUDA_VISIBLE_DEVICES"]
     assert lent, "Ray lent no GPU"
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_name = lambda device=None: f"Pretended GPU {lent}"
     torch.cuda.get_device_capability = lambda device=None: (8, 0)
-    workshop.pick_device = lambda name="auto": torch.device("cpu")
+    networks.pick_device = lambda name="auto": torch.device("cpu")
     return purify_chunk(payload)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness import workshop as workshops
 from harness.cluster.worker import begin
 from harness.core.records import TrialRecord
 from harness.recent import Recent
 from harness.study import Resources
 from harness.training import fit
+from harness.workshop import networks as workshops
 from tests.tiny import EBM, component, run, workshop
 
 SHAPES: dict[str, Any] = {"name": "shapes", "train": 60, "test": 30}
@@ -101,7 +101,7 @@ def test_a_dataset_goes_with_its_blocks_and_keeps_its_identity(tmp_path, monkeyp
     gc.collect()
     assert [one() for one in gone] == [None, None, None]
     with monkeypatch.context() as patch:
-        patch.setattr(workshops, "_load", None)  # a digest is not worth reading it again
+        patch.setattr(workshops, "load_dataset", None)  # a digest is not worth reading it again
         assert shop.identity("dataset", spec.to_json()) == identity
 
 

@@ -309,7 +309,7 @@ def test_an_attack_is_held_to_what_it_declares(crafted, error, message) -> None:
     ids=lambda d: d["name"],
 )
 def test_purified_block_by_block_is_purified_at_once(tmp_path, monkeypatch, defense) -> None:
-    monkeypatch.setattr("harness.workshop.BLOCK", 48)
+    monkeypatch.setattr("harness.workshop.purified.BLOCK", 48)
     shop, spec = workshop(tmp_path), component("defense", defense)
     data = data_of(shop, 110)
     poisoned, _ = shop.poisoned(data, component("attack", {"name": "badnets", "adv_label": 2}), 0)
