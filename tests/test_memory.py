@@ -15,7 +15,7 @@ from harness.core.records import TrialRecord
 from harness.recent import Recent
 from harness.study import Resources
 from harness.training import fit
-from harness.workshop import networks as workshops
+from harness.workshop import networks, poisons
 from tests.tiny import EBM, component, run, workshop
 
 SHAPES: dict[str, Any] = {"name": "shapes", "train": 60, "test": 30}
@@ -32,7 +32,7 @@ def network(width: int, seed: int = 0) -> dict[str, Any]:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with each training of a network."""
     begun: list[int] = []
-    monkeypatch.setattr(workshops, "fit", lambda *a, **k: begun.append(1) or fit(*a, **k))
+    monkeypatch.setattr(networks, "fit", lambda *a, **k: begun.append(1) or fit(*a, **k))
     return begun
 
 
@@ -55,7 +55,7 @@ def test_what_was_not_asked_for_for_longest_goes_first() -> None:
 def test_networks_that_were_not_used_lately_are_freed_and_read_again(
     tmp_path, monkeypatch, trainings
 ) -> None:
-    monkeypatch.setattr(workshops, "KEPT_NETWORK_BYTES", 250_000)
+    monkeypatch.setattr(networks, "KEPT_NETWORK_BYTES", 250_000)
     shop, images = workshop(tmp_path), workshop(tmp_path).dataset(component("dataset", SHAPES))
     first = shop.resource("classifier", network(4, seed=0))
     said = first.logits(images.test.images)
@@ -76,7 +76,7 @@ def test_networks_that_were_not_used_lately_are_freed_and_read_again(
 
 
 def test_generators_and_published_networks_are_freed_as_well(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(workshops, "KEPT_NETWORK_BYTES", 0)
+    monkeypatch.setattr(networks, "KEPT_NETWORK_BYTES", 0)
     shop = workshop(tmp_path)
     spec = component("defense", {"name": "puregen_ebm", "steps": 1, "ebm": EBM})
     ebm = shop.resource("generator", spec.params["ebm"])
@@ -90,7 +90,7 @@ def test_generators_and_published_networks_are_freed_as_well(tmp_path, monkeypat
 
 
 def test_a_dataset_goes_with_its_blocks_and_keeps_its_identity(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(workshops, "KEPT_DATASETS", 1)
+    monkeypatch.setattr(networks, "KEPT_DATASETS", 1)
     shop, spec = workshop(tmp_path), component("dataset", SHAPES)
     data = shop.dataset(spec)
     assert shop.blocks(data.train) is shop.blocks(data.train)
@@ -101,7 +101,7 @@ def test_a_dataset_goes_with_its_blocks_and_keeps_its_identity(tmp_path, monkeyp
     gc.collect()
     assert [one() for one in gone] == [None, None, None]
     with monkeypatch.context() as patch:
-        patch.setattr(workshops, "load_dataset", None)  # a digest is not worth reading it again
+        patch.setattr(networks, "load_dataset", None)  # a digest is not worth reading it again
         assert shop.identity("dataset", spec.to_json()) == identity
 
 
@@ -119,8 +119,9 @@ def test_records_do_not_depend_on_what_is_kept(tmp_path, monkeypatch) -> None:
     }
     found = []
     for room in (2**30, 0):
-        for name in ("KEPT_NETWORK_BYTES", "KEPT_DATASETS", "KEPT_POISONED_SETS"):
-            monkeypatch.setattr(workshops, name, room)
+        monkeypatch.setattr(networks, "KEPT_NETWORK_BYTES", room)
+        monkeypatch.setattr(networks, "KEPT_DATASETS", room)
+        monkeypatch.setattr(poisons, "KEPT_POISONED_SETS", room)
         folder = tmp_path / str(room)
         summary = run(folder, **study)
         assert not summary.errors
