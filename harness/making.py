@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from harness.core.params import ComponentSpec
 from harness.core.spec import floor_id
-from harness.core.values import Json
 from harness.execution import Executor
 from harness.progress import Progress
 from harness.study import Resources
@@ -62,7 +61,7 @@ def make_units(
         errors: Is appended to.
     """
     lost = Lost()
-    common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
+    common = workshop.for_workers()
     missing = [left for u in units if (left := u.left(workshop, wanted))]
     progress.start("artefacts", len(missing))
     for _, wave in itertools.groupby(missing, key=lambda u: u.wave):

@@ -73,7 +73,7 @@ def _make(
     progress: Progress,
     errors: list[str],
 ) -> None:
-    common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
+    common = workshop.for_workers()
     unmeasured = [one for one in missing if not workshop.store.has(one.key)]
     needs = {one.identity: needs_of((one,), workshop) for one in unmeasured}
     wanted = [n for n in needs_of(tuple(unmeasured), workshop) if not workshop.store.has(n.key)]

@@ -21,7 +21,7 @@ from harness.generator_trajectory import Followed, follow
 from harness.trajectory_files import ARRAYS, read_note, write_trajectory
 from harness.trajectory_plan import Planned, identities, plan_one, poisoned_pair
 from harness.trajectory_spec import TrajectorySpec
-from harness.work import workshop_of
+from harness.work import workshop_for
 from harness.workshop import Workshop
 
 ABOUT = "about.json"
@@ -47,7 +47,7 @@ def follow_trajectory(payload: dict[str, Json]) -> dict[str, Json]:
 
     ``payload``: ``store``, ``device``, ``run`` (folder) and ``trajectory`` (its spec).
     """
-    workshop = workshop_of(payload["store"], payload["device"])
+    workshop = workshop_for(payload)
     planned = plan_one(TrajectorySpec.from_json(payload["trajectory"]), workshop)
     measured = measure(planned, workshop)
     note = {

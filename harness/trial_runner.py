@@ -83,8 +83,7 @@ class TrialRunner:
     def _payload(self, trials: list[TrialSpec], lost: Mapping[str, Set[str]]) -> dict[str, Json]:
         labels = self.study.labels
         return {
-            "store": self.workshop.store.address,
-            "device": self.workshop.device,
+            **self.workshop.for_workers(),
             "run": str(self.run),
             "partial": self.partial,
             "trials": [

@@ -6,6 +6,7 @@ These functions are the same in this process and in a worker on another node.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from harness.core.values import Json
 from harness.execution import described
 from harness.remote_store import open_store
 from harness.together import run_together
-from harness.workshop import Workshop
+from harness.workshop import Outline, Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +32,24 @@ def workshop_of(store: str, device: str) -> Workshop:
     return Workshop(open_store(store), device)
 
 
+def workshop_for(payload: Mapping[str, Json]) -> Workshop:
+    """Return this process's workshop, which then knows what the driver told of datasets.
+
+    ``payload``: among others, what :meth:`harness.workshop.Workshop.for_workers` gives.
+    """
+    workshop = workshop_of(payload["store"], payload["device"])
+    for name, outline in payload.get("outlines", {}).items():
+        workshop.outlines.setdefault(name, Outline.from_json(outline))
+    return workshop
+
+
 def make_unit(payload: dict[str, Json]) -> dict[str, Json]:
     """Make one artefact that trials need, so that the store has it.
 
-    ``payload``: ``store``, ``device``, ``unit`` (resource, try, poison, block or changed) and the
-    arguments of that unit.
+    ``payload``: what :func:`workshop_for` takes, ``unit`` (resource, try, poison, block or
+    changed) and the arguments of that unit.
     """
-    workshop = workshop_of(payload["store"], payload["device"])
+    workshop = workshop_for(payload)
     made = _UNITS[payload["unit"]](workshop, payload)
     return {"reused": made.reused, "seconds": made.seconds}
 
@@ -82,11 +94,12 @@ _UNITS = {
 def do_trials(payload: dict[str, Json]) -> dict[str, Json]:
     """Run trials and write their records and pictures into the run's folder, atomically.
 
-    ``payload``: ``store``, ``device``, ``run`` (folder), ``partial``, and ``trials``: for each its
-    ``trial`` (spec), ``labels`` (short names of attacks by id), ``names`` (by role) and ``without``
-    (see :func:`harness.trial.prepare`). Returns ``errors``: what trials failed with, by spec id.
+    ``payload``: what :func:`workshop_for` takes, ``run`` (folder), ``partial``, and ``trials``: for
+    each its ``trial`` (spec), ``labels`` (short names of attacks by id), ``names`` (by role) and
+    ``without`` (see :func:`harness.trial.prepare`). Returns ``errors``: what trials failed with, by
+    spec id.
     """
-    workshop = workshop_of(payload["store"], payload["device"])
+    workshop = workshop_for(payload)
     run, trials = Path(payload["run"]), payload["trials"]
     specs = [TrialSpec.from_json(each["trial"]) for each in trials]
     going = [i for i, s in enumerate(specs) if not settled(run, s.spec_id)]  # after a crash

@@ -1,6 +1,7 @@
 """What a process keeps in memory of what it has read, and what it gives back."""
 
 import gc
+import json
 import os
 import platform
 import threading
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from harness.cluster.worker import begin
+from harness.core.errors import DataError
 from harness.core.records import TrialRecord
 from harness.recent import Recent
 from harness.study import Resources
 from harness.training import fit
+from harness.work import workshop_for, workshop_of
 from harness.workshop import networks, poisons
 from tests.tiny import EBM, component, run, workshop
 
@@ -151,3 +154,31 @@ def test_what_a_trials_thread_has_freed_is_given_back_before_the_next_piece(monk
     before = resident_mib()
     begin(Resources(cpus=1))
     assert before - resident_mib() > 60  # of 125
+
+
+@pytest.mark.parametrize("kind", ["classifier", "generator"])
+def test_a_worker_reads_no_data_for_a_network_that_is_there(tmp_path, monkeypatch, kind) -> None:
+    defense = component("defense", {"name": "puregen_ebm", "steps": 2, "ebm": EBM})
+    reference = network(4) if kind == "classifier" else defense.params["ebm"]
+    driver = workshop(tmp_path)
+    driver.prepare(kind, reference)
+    told = driver.for_workers()
+    assert len(told["outlines"]) == 1
+    workshop_of.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "load_dataset", None)
+        worker = workshop_for(json.loads(json.dumps(told)))
+        assert worker is not driver and worker.resource(kind, reference) is not None
+
+
+def test_a_worker_that_sees_other_data_says_so(tmp_path) -> None:
+    spec = component("dataset", SHAPES)
+    driver = workshop(tmp_path)
+    driver.dataset(spec)
+    told = driver.for_workers()
+    (outline,) = told["outlines"].values()
+    outline["digest"] = "another"
+    workshop_of.cache_clear()
+    worker = workshop_for(told)
+    with pytest.raises(DataError, match="dataset 'shapes' is not what was read when the study was"):
+        worker.dataset(spec)

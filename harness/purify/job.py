@@ -32,7 +32,7 @@ from harness.plan import check_weights
 from harness.progress import Progress
 from harness.purify.sources import Image, Source, open_source, part_path
 from harness.study import Resources
-from harness.work import make_unit, workshop_of
+from harness.work import make_unit, workshop_for, workshop_of
 from harness.workshop import Workshop, is_rowwise
 
 CHUNK = 256  # images that are lost at most when a worker is killed; it changes no byte
@@ -164,12 +164,14 @@ def _make(
     progress: Progress,
     starts: list[int],
 ) -> list[str]:
-    common: dict[str, Json] = {"store": workshop.store.address, "device": workshop.device}
     wanted = networks(DEFENSES.get(job.defense.name), job.defense)
-    trainings: list[dict[str, Json]] = [
-        {**common, "unit": "resource", "kind": r.kind, "reference": r.raw}
-        for r in wanted
+    lacking = [
+        r for r in wanted
         if is_trained(r.raw) and not workshop.store.has(workshop.identity(r.kind, r.raw))
+    ]  # fmt: skip
+    common = workshop.for_workers()
+    trainings = [
+        {**common, "unit": "resource", "kind": r.kind, "reference": r.raw} for r in lacking
     ]
     chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
     with services() as executor, progress:
@@ -217,7 +219,8 @@ def _payload(job: Job) -> dict[str, Json]:
 def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     """Purify one chunk, unless that has been done; runs in this process or in a worker.
 
-    ``payload``: ``store``, ``device``, ``start`` and what :func:`_payload` gives.
+    ``payload``: what :func:`harness.work.workshop_for` takes, ``start``, and that of
+    :func:`_payload`.
     """
     job = Job(
         Path(payload["source"]),
@@ -231,7 +234,7 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     if not note.is_file():
         source = job.open()
         before = source.read(start, min(start + CHUNK, len(source)))
-        workshop = workshop_of(payload["store"], payload["device"])
+        workshop = workshop_for(payload)
         after = _purify(job, workshop, before, start)
         source.write(job.parts, job.out, start, after)
         # Last: it says that the rest is there.

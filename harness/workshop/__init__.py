@@ -6,10 +6,11 @@ read last stays in this process's memory too. Each file is a layer on the one be
 """
 
 from harness.workshop.deferred import Deferred
+from harness.workshop.loading import Outline
 from harness.workshop.networks import check_generator
 from harness.workshop.poisons import best_of
 from harness.workshop.purified import Workshop, is_rowwise, purified_wrong
 
 __all__ = [
-    "Deferred", "Workshop", "best_of", "check_generator", "is_rowwise", "purified_wrong",
+    "Deferred", "Outline", "Workshop", "best_of", "check_generator", "is_rowwise", "purified_wrong",
 ]  # fmt: skip

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 
 from harness.core.data import Dataset, ImageSet
@@ -10,6 +14,33 @@ from harness.core.params import ComponentSpec
 from harness.core.protocols import DATASETS, DatasetSource
 from harness.core.registry import failure
 from harness.core.subset import per_class
+from harness.core.values import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a dataset's training rows without reading them again.
+
+    Attributes:
+        digest: Of the rows.
+        num_classes: Number of classes.
+        image_shape: (C, H, W).
+    """
+
+    digest: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, train: ImageSet) -> Self:
+        """Return the outline of rows that were read."""
+        return cls(train.digest, train.num_classes, train.image_shape)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Json]) -> Self:
+        """Return the outline of which ``dataclasses.asdict`` made a mapping."""
+        channels, height, width = raw["image_shape"]
+        return cls(raw["digest"], raw["num_classes"], (channels, height, width))
 
 
 def load_dataset(source: DatasetSource, spec: ComponentSpec) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.artifacts import Made, Store
 from harness.classifier_weights import load_weights
 from harness.core.data import Dataset
 from harness.core.device import channels_last, pick_device, pick_dtype, use_device
+from harness.core.errors import DataError
 from harness.core.files import file_digest, read_arrays, write_arrays
 from harness.core.params import ComponentSpec, construct, is_trained, references
 from harness.core.protocols import CLASSIFIERS, DATASETS, DEFENSES, GENERATORS, REGISTRIES
@@ -28,7 +29,7 @@ from harness.core.values import Json, is_path
 from harness.recent import Recent
 from harness.training import Predictor, build_model, fit
 from harness.workshop.deferred import Deferred
-from harness.workshop.loading import load_dataset
+from harness.workshop.loading import Outline, load_dataset
 
 # What stays in memory.
 KEPT_DATASETS = 6  # a trial may want its own, public ones, and what these were cut from
@@ -44,11 +45,15 @@ class Networks:
         device: Where networks run: ``auto``, ``cpu`` or ``cuda[:i]``.
         here: Whether they do so in this process. The driver of a cluster, which may have no GPU,
             reads them on its CPU, to check them.
+        outlines: Of datasets, by the hash of their specs. Workers are told those that the driver
+            has read: a key needs the digest of the data that a network was trained on, which may
+            be far larger than the victims', and nothing else of it.
     """
 
     store: Store
     device: str = "auto"
     here: bool = True
+    outlines: dict[str, Outline] = field(default_factory=dict)
     _identities: dict[str, Json] = field(default_factory=dict)
     _datasets: Recent[Dataset] = field(default_factory=lambda: Recent(KEPT_DATASETS))
     _networks: Recent[Any] = field(
@@ -68,18 +73,43 @@ class Networks:
     # Datasets
 
     def dataset(self, spec: ComponentSpec) -> Dataset:
-        """Return a dataset after its subset keys, loaded where it is not kept in memory."""
+        """Return a dataset after its subset keys, loaded where it is not kept in memory.
+
+        Raises:
+            DataError: If it is not what was read under this spec before, here or by the driver.
+        """
         name = digest(spec.to_json())
-        return self._datasets.get(name, lambda: load_dataset(self.component(DATASETS, spec), spec))
+        return self._datasets.get(name, lambda: self._read_dataset(name, spec))
+
+    def _read_dataset(self, name: str, spec: ComponentSpec) -> Dataset:
+        data = load_dataset(self.component(DATASETS, spec), spec)
+        found = Outline.of(data.train)
+        if self.outlines.setdefault(name, found) != found:
+            raise DataError(
+                f"dataset {spec.name!r} is not what was read when the study was checked: its files "
+                "have changed, or this node has others."
+            )
+        return data
+
+    def outline(self, reference: Mapping[str, Json]) -> Outline:
+        """Return what is known of a dataset; it is read only where nothing is."""
+        spec = ComponentSpec.from_json(reference)
+        name = digest(spec.to_json())
+        if name not in self.outlines:
+            self.dataset(spec)
+        return self.outlines[name]
+
+    def for_workers(self) -> dict[str, Json]:
+        """Return what a process has to be told to work for this one."""
+        outlines = {name: asdict(outline) for name, outline in self.outlines.items()}
+        return {"store": self.store.address, "device": self.device, "outlines": outlines}
 
     # Resources: what a parameter can refer to
 
     def identity(self, kind: str, reference: Mapping[str, Json]) -> Json:
         """Return what a reference stands for, by content: data and weights by their digest."""
         if kind == "dataset":
-            data = ComponentSpec.from_json(reference)
-            name = f"dataset {digest(data.to_json())}"
-            return self._identity(name, lambda: {"dataset": self.dataset(data).train.digest})
+            return {"dataset": self.outline(reference).digest}
         if kind == "defense":
             spec = ComponentSpec.from_json(reference)
             return self.component_identity(DEFENSES.get(spec.name), spec)
@@ -135,13 +165,14 @@ class Networks:
     def _classifier(
         self, reference: Mapping[str, Json], key: dict[str, Json]
     ) -> tuple[Predictor, Made]:
-        images = self.resource("dataset", reference["dataset"])
+        rows = self.outline(reference["dataset"])
         classifier = construct(CLASSIFIERS, _component(reference), {})
         device = self._torch_device
         rng = stream(int(reference["seed"]), "classifier")
-        model = build_model(classifier.build, images.num_classes, images.image_shape, rng)
+        model = build_model(classifier.build, rows.num_classes, rows.image_shape, rng)
 
         def make(folder: Path) -> None:
+            images = self.resource("dataset", reference["dataset"])
             fit(model, images, classifier.recipe, rng, device=device)
             arrays = {name: t.cpu().numpy() for name, t in model.state_dict().items()}
             write_arrays(folder / "weights.npz", arrays)
