@@ -144,6 +144,7 @@ def trajectory(
 @click.option("--steps", type=click.IntRange(min=1), help="Default: 75; of an EBM 150.")
 @click.option("--calls", help="Network calls, as 5,8,15. Default: 8; of an EBM steps / 2 and / 3.")
 @click.option("--temperature", type=float, help="Of the Langevin steps of an EBM. Default: 1e-4.")
+@click.option("--bf16", is_flag=True, help="Hold the published sampler in bf16 against float32.")
 @click.option("--count", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option("--energy", type=click.Path(path_type=Path), help="EBM that judges the images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -154,6 +155,7 @@ def samplers(
     steps: int | None,
     calls: str | None,
     temperature: float | None,
+    bf16: bool,
     count: int,
     energy: Path | None,
     seed: int,
@@ -165,7 +167,7 @@ def samplers(
 
     found = compare_samplers(
         path, dataset, steps=steps, calls=_whole_numbers("--calls", calls) if calls else None,
-        temperature=temperature, count=count, energy=energy, seed=seed,
+        temperature=temperature, bf16=bf16, count=count, energy=energy, seed=seed,
         device=str(pick_device(device)),
     )  # fmt: skip
     published = found[0]

@@ -1,14 +1,15 @@
-"""May a network be asked less often? Faster samplers held against the published one.
+"""May a network be asked less often, or in bf16? Faster samplers held against the published one.
 
 A sampler of fewer network calls, or without noise of its own, is another purifier until it is shown
 to do the same: to move clean images as far, to make them as natural, and to leave as little of a
-small pattern. What it does to victims, a study tells (``sweeps/speed_ups_cpu.yaml``).
+small pattern. What it does to victims, a study tells (``speed_ups_cpu`` and ``precision_cpu`` in
+``sweeps/``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from generative.ddpm import DDPM, SAMPLERS, Diffusion, SamplerName
 from generative.ebm import EBM, check_energy_takes
 from generative.langevin import TEMPERATURE
 from harness.core.data import ImageSet
+from harness.core.device import Precision
 from harness.core.errors import UsageError
 from harness.core.seeds import stream, subseed
 from harness.generator_tools import first_images, images_of, load_generator
@@ -61,7 +63,8 @@ class Compared:
     """What a sampler does, against the published one on the same images with the same start.
 
     Attributes:
-        sampler: Its name: one of a diffusion model's, or ``2 steps per call`` of Langevin steps.
+        sampler: Its name: one of a diffusion model's, or ``2 steps per call`` of Langevin steps;
+            of the published one in bf16 with that added.
         calls: Of the network.
         measures: ``l2`` (from clean images to purified ones, pixels in [0, 1]), ``pattern_left``
             (share of a random ±8/255 pattern), and with an energy network ``energy_shift``.
@@ -101,11 +104,11 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A sampler with a number of network calls, and the purifier that both make."""
+    """A sampler with a number of network calls, and the purifier that both make in a precision."""
 
     sampler: str
     calls: int
-    purifier: Callable[[], Purifier]
+    purifier: Callable[[Precision], Purifier]
 
 
 def compare_samplers(
@@ -115,6 +118,7 @@ def compare_samplers(
     steps: int | None = None,
     calls: Sequence[int] | None = None,
     temperature: float | None = None,
+    bf16: bool = False,
     count: int = 256,
     energy: Path | None = None,
     seed: int = 0,
@@ -131,6 +135,8 @@ def compare_samplers(
         calls: Network calls of the faster samplers: 8, of Langevin dynamics half and a third of
             the steps where none are given.
         temperature: Of Langevin steps; None is the published one.
+        bf16: Whether the published sampler runs in bf16 too, all others in float32; else all run in
+            what suits the device.
         count: At most so many images.
         energy: Energy network that measures how natural purified images are; one that is compared
             itself measures them itself where none is given.
@@ -139,7 +145,7 @@ def compare_samplers(
 
     Returns:
         Each sampler with each number of calls; the first is the published one with other noise,
-        which shows what the noise of the comparison is.
+        which shows what the noise of the comparison is, and the second may be it in bf16.
 
     Raises:
         UsageError: If a generator is of another kind, cannot take the images or steps, or the calls
@@ -163,8 +169,8 @@ def compare_samplers(
     patterned = _bytes(data.images + 255 * PATTERN * signs)
     moved = (patterned.astype(np.float64) - data.images) / 255
 
-    def measured(way: _Way, noise_seed: int) -> Values:
-        purifier = way.purifier()
+    def measured(way: _Way, noise_seed: int, precision: Precision) -> Values:
+        purifier = way.purifier(precision)
         clean, marked = (
             purify_images(images, data.ids, purifier, noise_seed, device=device)
             for images in (data.images, patterned)
@@ -180,11 +186,16 @@ def compare_samplers(
         return found
 
     first, other = subseed(stream(seed, "defense")), subseed(stream(seed, "other noise"))
-    reference = measured(ways[0], first)
-    seeds = [other] + [first] * (len(ways) - 1)
+    published, *others = ways
+    usual: Precision = "fp32" if bf16 else "auto"
+    trials = [(published, other, usual), *((way, first, usual) for way in others)]
+    if bf16:
+        in_bf16 = replace(published, sampler=f"{published.sampler} in bf16")
+        trials.insert(1, (in_bf16, first, "bf16"))
+    reference = measured(published, first, usual)
     return [
-        Compared(way.sampler, way.calls, _differences(reference, measured(way, noise_seed)))
-        for way, noise_seed in zip(ways, seeds, strict=True)
+        Compared(way.sampler, way.calls, _differences(reference, measured(way, noise, precision)))
+        for way, noise, precision in trials
     ]
 
 
@@ -197,7 +208,7 @@ def _diffusion_ways(model: DDPM, data: ImageSet, steps: int, calls: Sequence[int
         Diffusion(steps=steps, sampler=name, network_calls=number) for name, number in names
     ]  # all are checked before the first is run
     return [
-        _Way(d.sampler, d.network_calls or steps, partial(diffusion_steps, model, d, "auto"))
+        _Way(d.sampler, d.network_calls or steps, partial(diffusion_steps, model, d))
         for d in diffusions
     ]
 
@@ -216,9 +227,7 @@ def _langevin_ways(
         _Way(
             f"{each} steps per call" if each > 1 else "single steps",
             steps // each,
-            partial(
-                energy_steps, model, steps, "auto", temperature=temperature, steps_per_call=each
-            ),
+            partial(energy_steps, model, steps, temperature=temperature, steps_per_call=each),
         )
         for each in (1, *(steps // number for number in calls))
     ]

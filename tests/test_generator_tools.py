@@ -60,6 +60,17 @@ def ddpm(folder: Path, note: dict) -> Path:
     return folder
 
 
+def noisy_ddpm(folder: Path) -> Path:
+    """A noise predictor none of whose weights is zero, as the last ones are before a training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DDPM(SMALL, horizon=30)
+        for parameter in model.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    save_ddpm(folder, model, {"name": "ddpm"})
+    return folder
+
+
 # Which there are
 
 
@@ -344,6 +355,21 @@ def test_fewer_calls_of_an_energy_network_are_held_against_single_steps() -> Non
         double.measures["pattern_left"].reference, rel=0.02
     )
     assert not coarse.accepted and coarse.most > 5 * double.most
+
+
+@pytest.mark.parametrize("kind", ["ebm", "ddpm"])
+def test_bf16_is_held_against_float32(tmp_path: Path, kind: str) -> None:
+    weights = sweeps.folder() / "weights" / "shapes_ebm"
+    path, steps = (weights, 24) if kind == "ebm" else (noisy_ddpm(tmp_path / "d"), 8)
+    given = {"steps": steps, "calls": (steps,), "count": 16, "energy": weights}
+    plain = compare_samplers(path, "{name: shapes, test: 20}", **given)
+    found = compare_samplers(path, "{name: shapes, test: 20}", bf16=True, **given)
+    published = {"ebm": "single steps", "ddpm": "ancestral"}[kind]
+    assert [c.sampler for c in found[:2]] == [published, f"{published} in bf16"]
+    assert [found[0], *found[2:]] == plain  # where bf16 is emulated, all else is in float32 anyway
+    for name in ("l2", "pattern_left"):  # other numbers, but hardly
+        measure = found[1].measures[name]
+        assert 0 < abs(measure.mean - measure.reference) < 1e-3 * measure.reference
 
 
 def test_samplers_are_paired_by_image() -> None:
