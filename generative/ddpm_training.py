@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generative.checkpoints import load_training, save_training
 from generative.ddpm import DDPM, TIME_STEPS, alpha_bar
+from generative.learner import Learner, updates
 from generative.row_order import RowOrder
 from generative.unet import UNetConfig
 from harness.core.augment import check_crop, random_crop
@@ -38,7 +38,7 @@ from harness.core.device import (
 )
 from harness.core.errors import DataError
 from harness.core.optimizers import AdamW
-from harness.core.parallel import Workers, check_share, gradients, take_part
+from harness.core.parallel import Workers, check_share, take_part
 from harness.core.ranges import at_least, below_one, positive
 from harness.core.seeds import stream, torch_generator
 
@@ -182,17 +182,16 @@ def train_ddpm(
     where = pick_device(device)
     run = _Run(images, config, recipe, seed, where, pick_dtype(precision, where), workers)
     identity = {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
-    start = 0
-    if checkpoint is not None and checkpoint.exists():
-        start = run.restore(load_training(checkpoint, identity))
-    began, reported = time.perf_counter(), start
-    total = torch.zeros((), device=where)
-    for iteration in range(start, recipe.iterations):
+    began = time.perf_counter()
+    total, count = torch.zeros((), device=where), 0
+    for iteration in updates(
+        run.learner, recipe.iterations, identity, checkpoint, checkpoint_every
+    ):
         loss, estimates = run.update(iteration)
-        total += loss
+        total, count = total + loss, count + 1
         done = iteration + 1
         if done % progress_every == 0 or done == recipe.iterations:
-            mean = float(total) / (done - reported)
+            mean = float(total) / count
             if not math.isfinite(mean):
                 raise DataError(
                     f"training diverged at update {done}: the loss is not finite; lower lr."
@@ -200,12 +199,8 @@ def train_ddpm(
             if on_progress:
                 seconds = time.perf_counter() - began
                 on_progress(Progress(done, recipe.iterations, seconds, mean, estimates()))
-            total.zero_()
-            reported = done
-        due = done % checkpoint_every == 0 or done == recipe.iterations
-        if checkpoint is not None and due and workers.rank == 0:
-            save_training(checkpoint, run.state(), identity, done)
-    return run.average.eval()
+            total, count = torch.zeros_like(total), 0
+    return run.learner.average.eval()
 
 
 class _Run:
@@ -228,12 +223,11 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "ddpm", "init").integers(2**31)))
             self.model = channels_last(DDPM(config, recipe.horizon).to(device))
-        self.average = channels_last(DDPM(config, recipe.horizon).to(device))
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.requires_grad_(False)
-        self.adam = AdamW(
+        adam = AdamW(
             self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
+        self.learner = Learner(self.model, adam, workers)
+        self.learner.average.requires_grad_(False)
         levels = torch.tensor([alpha_bar(t) for t in range(recipe.horizon)], device=device)
         self.signal, self.sigma = levels.sqrt(), (1 - levels).sqrt()
 
@@ -264,43 +258,6 @@ class _Run:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
                 predicted = self.model(x, t)
             loss = F.mse_loss(predicted.float(), z)
-            loss = self._step(loss, iteration)
+            recipe = self.recipe
+            loss = self.learner.update(loss, recipe.rate(iteration), recipe.decay(iteration))
         return loss, lambda: (x - sigma * predicted.detach().float()) / signal
-
-    def _step(self, loss: Tensor, iteration: int) -> Tensor:
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
-        self.workers.average([*gradients(list(self.model.parameters())), loss])
-        for group in self.adam.param_groups:
-            group["lr"] = self.recipe.rate(iteration)
-        self.adam.step()
-        with torch.no_grad():
-            average: list[Tensor] = list(self.average.parameters())
-            current: list[Tensor] = list(self.model.parameters())
-            torch._foreach_lerp_(average, current, 1 - self.recipe.decay(iteration))
-        return loss
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the next update needs, as tensors by name."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, moments in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        return tensors
-
-    def restore(self, saved: tuple[dict[str, Tensor], int]) -> int:
-        """Take over a saved state and return the number of updates already done."""
-        tensors, done = saved
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.average.load_state_dict(part("average."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("adam.").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
-        return done

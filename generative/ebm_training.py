@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generative.checkpoints import load_training, save_training
 from generative.ebm import EBM, EBMConfig, FoldedEnergy, check_energy_takes, folded_energy
 from generative.langevin import TEMPERATURE, langevin
+from generative.learner import Learner, updates
 from generative.row_order import RowOrder
 from harness.core.augment import check_crop, random_crop
 from harness.core.device import (
@@ -39,7 +39,7 @@ from harness.core.device import (
 )
 from harness.core.errors import DataError
 from harness.core.optimizers import Adam, all_at_once
-from harness.core.parallel import Workers, check_share, gradients, take_part
+from harness.core.parallel import Workers, check_share, take_part
 from harness.core.ranges import at_least, below_one, positive
 from harness.core.seeds import stream, torch_generator
 
@@ -171,11 +171,10 @@ def train_ebm(
     check_share(recipe.batch_size, workers.count)
     run = _Run(images, config, recipe, seed, where, dtype, workers)
     identity = {"config": asdict(config), "recipe": asdict(recipe), "seed": seed}
-    start = 0
-    if checkpoint is not None and checkpoint.exists():
-        start = run.restore(load_training(checkpoint, identity))
     began = time.perf_counter()
-    for iteration in range(start, recipe.iterations):
+    for iteration in updates(
+        run.learner, recipe.iterations, identity, checkpoint, checkpoint_every, {"bank": run.bank}
+    ):
         gap, chains = run.update(iteration)
         done = iteration + 1
         if done % progress_every == 0 or done == recipe.iterations:
@@ -188,10 +187,7 @@ def train_ebm(
             if on_progress:
                 seconds = time.perf_counter() - began
                 on_progress(Progress(done, recipe.iterations, seconds, value, chains))
-        due = done % checkpoint_every == 0 or done == recipe.iterations
-        if checkpoint is not None and due and workers.rank == 0:
-            save_training(checkpoint, run.state(), identity, done)
-    return run.average
+    return run.learner.average
 
 
 class _Run:
@@ -214,10 +210,9 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "ebm", "init").integers(2**31)))
             self.model = channels_last(EBM(config).to(device))
-            self.average = channels_last(EBM(config).to(device))
-        self.average.load_state_dict(self.model.state_dict())
         parameters = list(self.model.parameters())
-        self.adam = Adam(parameters, lr=recipe.lr, **all_at_once(parameters))
+        adam = Adam(parameters, lr=recipe.lr, **all_at_once(parameters))
+        self.learner = Learner(self.model, adam, workers)
         rng = torch_generator(seed, "ebm", "bank", device=device)
         rows = torch.randint(len(images), (recipe.bank_size,), generator=rng, device=device)
         self.bank = self._noisy(self._scaled(rows), rng)
@@ -275,41 +270,4 @@ class _Run:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
             energy = folded_energy(self.model, both)
         loss = (energy[: len(positive)].mean() - energy[len(positive) :].mean()) / TEMPERATURE
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
-        self.workers.average([*gradients(list(self.model.parameters())), loss])
-        for group in self.adam.param_groups:
-            group["lr"] = lr
-        self.adam.step()
-        with torch.no_grad():
-            average: list[Tensor] = list(self.average.parameters())
-            current: list[Tensor] = list(self.model.parameters())
-            torch._foreach_lerp_(average, current, 1 - self.recipe.ema)
-        return loss
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the next update needs, as tensors by name."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        tensors["bank"] = self.bank
-        for index, moments in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        return tensors
-
-    def restore(self, saved: tuple[dict[str, Tensor], int]) -> int:
-        """Take over a saved state and return the number of updates already done."""
-        tensors, done = saved
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.average.load_state_dict(part("average."))
-        self.bank.copy_(tensors["bank"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("adam.").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
-        return done
+        return self.learner.update(loss, lr, self.recipe.ema)
