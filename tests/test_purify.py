@@ -17,8 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM as EnergyNetwork
+from generative.ebm import EBMConfig
 from harness.core.errors import UsageError
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
@@ -76,7 +80,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def purify(cli: CommandLine, *arguments: object) -> int:
-    return cli("purify", *arguments, "--in-process", "--store", "store")
+    return cli("purify", "--store", "store", *arguments, "--in-process")
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -346,6 +350,25 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
     with np.load(tmp_path / "one.npz") as a, np.load(tmp_path / "two.npz") as b:
         np.testing.assert_array_equal(a["images"], b["images"])
         assert not np.array_equal(a["images"], images)
+
+
+def test_what_changed_between_two_calls_of_a_process_is_read_anew(cli, tmp_path) -> None:
+    images = pictures(6)
+    folder_of(tmp_path / "in", images[:4])
+    raw = json.dumps({"name": "puregen_ebm", "steps": 2, "ebm": {"path": "ebm"}})
+    torch.manual_seed(0)
+    save_ebm(tmp_path / "ebm", EnergyNetwork(EBMConfig(nf=8)), {})
+    assert purify(cli, "in", "first", "--defense", raw) == 0
+    folder_of(tmp_path / "in", images)
+    save_ebm(tmp_path / "ebm", EnergyNetwork(EBMConfig(nf=8)), {})
+    assert purify(cli, "in", "second", "--defense", raw) == 0
+    assert purify(cli, "in", "alone", "--defense", raw, "--store", "other") == 0
+    made, wanted = (
+        {p.relative_to(out): read(p).tolist() for p in Path(out).rglob("*.png")}
+        for out in ("second", "alone")
+    )
+    assert len(made) == 6
+    assert made == wanted
 
 
 def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,8 @@ def _make(
     trainings = [
         {**common, "unit": "resource", "kind": r.kind, "reference": r.raw} for r in lacking
     ]
-    chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
+    fixed = {**common, **_payload(job), "content": what["content"]}
+    chunks: list[dict[str, Json]] = [{**fixed, "start": s} for s in starts]
     with services() as executor, progress:
         # Only now: where there is no such Ray, nothing is left that another call has to go on with.
         write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
@@ -219,8 +220,8 @@ def _payload(job: Job) -> dict[str, Json]:
 def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     """Purify one chunk, unless that has been done; runs in this process or in a worker.
 
-    ``payload``: what :func:`harness.work.workshop_for` takes, ``start``, and that of
-    :func:`_payload`.
+    ``payload``: what :func:`harness.work.workshop_for` takes, ``start``, that of :func:`_payload`,
+    and ``content``, which the driver found.
     """
     job = Job(
         Path(payload["source"]),
@@ -232,7 +233,7 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     start = int(payload["start"])
     note = _note(job, start)
     if not note.is_file():
-        source = job.open()
+        source = _opened(payload["source"], payload["column"], payload["content"])
         before = source.read(start, min(start + CHUNK, len(source)))
         workshop = workshop_for(payload)
         after = _purify(job, workshop, before, start)
@@ -242,15 +243,22 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     return {}
 
 
-@cache
-def _defense(store: str, device: str, spec: str) -> Any:
-    return workshop_of(store, device).component(DEFENSES, ComponentSpec.from_json(json.loads(spec)))
+@lru_cache(maxsize=1)
+def _defense(store: str, device: str, session: str, spec: str) -> Any:
+    workshop = workshop_of(store, device, session)
+    return workshop.component(DEFENSES, ComponentSpec.from_json(json.loads(spec)))
+
+
+@lru_cache(maxsize=1)
+def _opened(source: str, column: str | None, content: str) -> Source:
+    """Return the images, opened once; another ``content`` is that of changed files."""
+    return open_source(source, column)
 
 
 def _purify(job: Job, workshop: Workshop, images: list[Image], start: int) -> list[Image]:
     """Purify images of one shape together; a row's noise depends on its number alone."""
     spec = json.dumps(job.defense.to_json(), sort_keys=True)
-    defense = _defense(workshop.store.address, workshop.device, spec)
+    defense = _defense(workshop.store.address, workshop.device, workshop.session, spec)
     done: list[Image | None] = [None] * len(images)
     for shape in sorted({image.shape for image in images}):
         rows = [i for i, image in enumerate(images) if image.shape == shape]

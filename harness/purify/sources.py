@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -63,7 +62,6 @@ class Source(Protocol):
         ...
 
 
-@cache
 def open_source(path: str, column: str | None = None) -> Source:
     """Return the images of a folder, an ``.npz`` or a ``.parquet`` file.
 
