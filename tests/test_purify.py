@@ -292,6 +292,18 @@ def test_a_link_to_no_image_is_named(cli, tmp_path) -> None:
     assert "image 'gone.png' cannot be read" in cli.err
 
 
+def stop_at_a_broken_image(cli: CommandLine, tmp_path: Path) -> Path:
+    """Purify 22 of 30 images in ``in``, chunks of 8; what stops it is mended, and returned."""
+    files = sorted(folder_of(tmp_path / "in", pictures(30)).rglob("*.png"))
+    whole, times = files[17].read_bytes(), files[17].stat()
+    hurt(files[17], len(whole) // 2)  # the header is fine
+    os.utime(files[17], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert purify(cli, "in", "out", "--defense", JPEG) == 1
+    files[17].write_bytes(whole)
+    os.utime(files[17], ns=(times.st_atime_ns, times.st_mtime_ns))
+    return files[17]
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> None:
     images = pictures(30)
@@ -383,6 +395,39 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
     assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
     assert purify(cli, "in.npz", "out.npz", "--defense", JPEG, "--seed", 1) == 2
     assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["lacks a field", "other chunks", "damaged"])
+def test_chunks_that_another_version_noted_are_made_again(cli, tmp_path, kind) -> None:
+    stop_at_a_broken_image(cli, tmp_path)
+    note = tmp_path / "out" / ".purify" / "rows-000000008.done.json"
+    said = json.loads(note.read_text())
+    if kind == "lacks a field":
+        del said["environment"]
+    said["l2"] = said["l2"][:3] if kind == "other chunks" else said["l2"]
+    note.write_text("{" if kind == "damaged" else json.dumps(said))
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0, cli.err
+    assert "1 chunks were noted by another version and are made again" in cli.out
+    assert sum(p.stat().st_mtime_ns != time_ns for p, time_ns in made.items()) == 8
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["changed"] == 30
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_folder_that_another_version_began_or_made_is_told(cli, tmp_path) -> None:
+    stop_at_a_broken_image(cli, tmp_path)
+    path = tmp_path / "out" / ".purify" / "job.json"
+    whole = path.read_text()
+    path.write_text(json.dumps({"source": "in", "version": 1}))
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "was begun by another version: '" in cli.err and "of 'content' and 'def" in cli.err
+    assert f"output, or remove '{tmp_path}/out/.purify' and all else in the output" in cli.err
+    path.write_text(whole)
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "was made by another version: '" in cli.err and "Give another output." in cli.err
 
 
 def test_a_ray_that_does_not_answer_leaves_nothing_to_go_on_with(cli, tmp_path) -> None:

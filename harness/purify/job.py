@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,28 +30,14 @@ from harness.environment import environment
 from harness.execution import Done, Executor
 from harness.plan import check_weights
 from harness.progress import Progress
-from harness.purify.sources import Image, Source, open_source, part_path
+from harness.purify.notes import Note, note_path, read_note, write_note
+from harness.purify.sources import Image, Source, open_source
 from harness.study import Resources
 from harness.work import make_unit, workshop_for, workshop_of
 from harness.workshop import Workshop, is_rowwise
 
 CHUNK = 256  # images that are lost at most when a worker is killed; it changes no byte
 JOB, MANIFEST, CHANGES = "job.json", "manifest.json", "changes.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """How far the images of a chunk were moved, one value per image, and where.
-
-    Attributes:
-        l2: L2 distances in units of [0, 1].
-        largest: Largest change of a byte, in grey levels; 0 where none changed.
-        environment: On what it was done; workers, and calls that go on, may differ.
-    """
-
-    l2: list[float]
-    largest: list[int]
-    environment: dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +130,11 @@ def run_job(
     if there is not None:
         progress.note("this has been done before")
         return there
-    starts = [s for s in range(0, len(source), CHUNK) if not _note(job, s).is_file()]
-    missing = sum(min(CHUNK, len(source) - s) for s in starts)
+    starts = [s for s in range(0, len(source), CHUNK) if _noted(job, source, s) is None]
+    missing = sum(_count(source, s) for s in starts)
     progress.note(f"{len(source)} images, {missing} to purify")
+    if unusable := sum(note_path(job.parts, s).is_file() for s in starts):
+        progress.note(f"{unusable} chunks were noted by another version and are made again")
     if starts:
         failed = _make(job, what, workshop, services, progress, starts)
         if failed:
@@ -231,15 +219,14 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
         payload["column"],
     )
     start = int(payload["start"])
-    note = _note(job, start)
-    if not note.is_file():
-        source = _opened(payload["source"], payload["column"], payload["content"])
-        before = source.read(start, min(start + CHUNK, len(source)))
+    source = _opened(payload["source"], payload["column"], payload["content"])
+    if _noted(job, source, start) is None:
+        before = source.read(start, start + _count(source, start))
         workshop = workshop_for(payload)
         after = _purify(job, workshop, before, start)
         source.write(job.parts, job.out, start, after)
         # Last: it says that the rest is there.
-        write_text(note, json.dumps(asdict(_moved(before, after, workshop.device))))
+        write_note(job.parts, start, _moved(before, after, workshop.device))
     return {}
 
 
@@ -274,20 +261,24 @@ def _as_set(images: list[Image], rows: list[int]) -> ImageSet:
     return ImageSet(np.stack(images), labels, np.array(rows, np.int64), 1)
 
 
-def _moved(before: list[Image], after: list[Image], device: str) -> Moved:
+def _moved(before: list[Image], after: list[Image], device: str) -> Note:
     steps: list[NDArray[np.int16]] = [
         new.astype(np.int16) - old for old, new in zip(before, after, strict=True)
     ]
     where = pick_device(device)
-    return Moved(
+    return Note(
         [round(float(np.sqrt(np.square(step / 255).sum())), 6) for step in steps],
         [int(np.abs(step).max()) for step in steps],
         environment(where, pick_dtype("auto", where)),
     )
 
 
-def _note(job: Job, start: int) -> Path:
-    return part_path(job.parts, start, ".done.json")
+def _count(source: Source, start: int) -> int:
+    return min(CHUNK, len(source) - start)
+
+
+def _noted(job: Job, source: Source, start: int) -> Note | None:
+    return read_note(job.parts, start, _count(source, start))
 
 
 def _identity(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
@@ -333,23 +324,34 @@ def _earlier(job: Job, what: dict[str, Json]) -> dict[str, Json] | None:
 def _same_job(path: Path, what: dict[str, Json], job: Job) -> dict[str, Json]:
     try:
         earlier: dict[str, Json] = json.loads(path.read_text())
-        differing = sorted(k for k in what if earlier.get(k) != what[k])
+        lacking = sorted(what.keys() - earlier.keys())
     except (ValueError, AttributeError) as error:
         raise DataError(f"{str(path)!r} is damaged: {error}; give another output.") from error
+    differing = sorted(k for k in what if k in earlier and earlier[k] != what[k])
+    out, finished = str(job.out), path == job.manifest
+    anew = "Give another output" if finished else f"Give another output, or {_anew(job)}"
+    if lacking:
+        told = " and ".join(map(repr, lacking))
+        raise UsageError(
+            f"{out!r} was {'made' if finished else 'begun'} by another version: {str(path)!r} says "
+            f"nothing of {told}. {anew}."
+        )
     if differing:
         differ = f"{' and '.join(differing)} differ"
-        if path == job.manifest:
+        if finished:
             raise UsageError(
-                f"{str(job.out)!r} is of another purification, as {str(path)!r} says: {differ}. "
-                "Give another output."
+                f"{out!r} is of another purification, as {str(path)!r} says: {differ}. {anew}."
             )
-        made = " and all else in the output" if job.source.is_dir() else ""
         raise UsageError(
-            f"{str(job.out)!r} was begun by another purification, of which {str(job.parts)!r} is "
-            f"left: {differ}. Give the same arguments to go on, another output, or remove "
-            f"{str(job.parts)!r}{made} to begin anew."
+            f"{out!r} was begun by another purification, of which {str(job.parts)!r} is left: "
+            f"{differ}. Give the same arguments to go on. {anew}."
         )
     return earlier
+
+
+def _anew(job: Job) -> str:
+    made = " and all else in the output" if job.source.is_dir() else ""
+    return f"remove {str(job.parts)!r}{made} to begin anew"
 
 
 def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json]:
@@ -363,7 +365,9 @@ def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json
             table = csv.writer(handle, lineterminator="\n")
             table.writerow(["image", "l2", "largest_change"])
             for start in range(0, len(source), CHUNK):
-                moved = Moved(**json.loads(_note(job, start).read_text()))
+                moved = _noted(job, source, start)
+                if moved is None:
+                    raise DataError(f"{str(note_path(job.parts, start))!r} was taken away.")
                 names = source.names(start, start + len(moved.l2))
                 table.writerows(zip(names, moved.l2, moved.largest, strict=True))
                 changed += sum(most > 0 for most in moved.largest)
