@@ -179,3 +179,27 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def ray_options(*, alone: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command its options of where it runs.
+
+    Args:
+        alone: Help of ``--in-process``: what the command does without Ray.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(
+            (
+                click.option("--in-process", is_flag=True, help=alone),
+                click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT."),
+                click.option(
+                    "--cpus", type=click.IntRange(min=1),
+                    help="CPUs of the local Ray. Default: all.",
+                ),
+            )
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return give

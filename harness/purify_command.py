@@ -13,6 +13,7 @@ from harness.cli_options import (
     device_option,
     open_console,
     open_workshop,
+    ray_options,
     store_option,
 )
 
@@ -30,9 +31,7 @@ from harness.cli_options import (
 )  # fmt: skip
 @click.option("--column", help="Which array (.npz) or column (.parquet) holds the images.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
-@click.option("--in-process", is_flag=True, help="Without Ray, in this process.")
-@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@ray_options(alone="Without Ray, in this process.")
 @store_option
 @device_option
 def purify(

@@ -14,6 +14,7 @@ from harness.cli_options import (
     device_option,
     open_console,
     open_workshop,
+    ray_options,
     set_option,
     show_overrides,
     store_option,
@@ -32,9 +33,7 @@ from harness.core.errors import UsageError
     type=OnDisk(),
     help="Folder of the search. Default: runs/NAME-search.",
 )
-@click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
-@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@ray_options(alone="Without Ray, one trial after the other.")
 @click.option(
     "--tracking-uri", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or RUNS/mlflow.db."
 )

@@ -16,6 +16,7 @@ from harness.cli_options import (
     open_console,
     open_workshop,
     out_option,
+    ray_options,
     set_option,
     show_overrides,
     store_option,
@@ -32,9 +33,7 @@ from harness.study_execution import execute
 @device_option
 @limit_option
 @out_option
-@click.option("--in-process", is_flag=True, help="Without Ray, one trial after the other.")
-@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@ray_options(alone="Without Ray, one trial after the other.")
 @click.option(
     "--tracking-uri", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or RUNS/mlflow.db."
 )
@@ -178,9 +177,7 @@ def plan(
 @set_option
 @store_option
 @device_option
-@click.option("--in-process", is_flag=True, help="Without Ray, one poison after the other.")
-@click.option("--address", help="A Ray cluster to run on: auto or HOST:PORT.")
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the local Ray. Default: all.")
+@ray_options(alone="Without Ray, one poison after the other.")
 @click.option(
     "--out", type=OnDisk(),
     help="Write the poisons here too, as attack 'published' and export-poisons read them.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ from harness.workshop import Outline, Workshop
 logger = logging.getLogger(__name__)
 
 
-@cache
-def workshop_of(store: str, device: str) -> Workshop:
-    """Return this process's workshop: what it has read stays for the next piece of work."""
-    return Workshop(open_store(store), device)
+@lru_cache(maxsize=1)  # what was read for an earlier run is freed
+def workshop_of(store: str, device: str, session: str = "") -> Workshop:
+    """Return this process's workshop: what it has read stays for the next piece of work.
+
+    That of another session is another one: between two runs, files may have changed.
+    """
+    return Workshop(open_store(store), device, session=session)
 
 
 def workshop_for(payload: Mapping[str, Json]) -> Workshop:
@@ -37,7 +40,7 @@ def workshop_for(payload: Mapping[str, Json]) -> Workshop:
 
     ``payload``: among others, what :meth:`harness.workshop.Workshop.for_workers` gives.
     """
-    workshop = workshop_of(payload["store"], payload["device"])
+    workshop = workshop_of(payload["store"], payload["device"], payload.get("session", ""))
     for name, outline in payload.get("outlines", {}).items():
         workshop.outlines.setdefault(name, Outline.from_json(outline))
     return workshop

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 
 from generative.checkpoints import save_ebm
 from generative.ebm import EBM, EBMConfig
+from harness.cli import cli as program
 from harness.cli import main
+from harness.cli_options import ray_options
 from harness.core.errors import UsageError
 from harness.core.records import TrialRecord
 from tests.test_run import EXPLODES
@@ -73,6 +76,19 @@ def test_module_and_script_are_the_same_program() -> None:
             [*start, "--version"], capture_output=True, text=True, check=True, cwd=CHECKOUT
         )
         assert done.stdout.startswith("puregen-bench, version 0.")
+
+
+@pytest.mark.parametrize(
+    ("command", "alone"),
+    [("run", "one trial after the other"), ("search", "one trial after the other"),
+     ("craft", "one poison after the other"), ("purify", "in this process")],
+)  # fmt: skip
+def test_where_a_command_runs_is_asked_alike(command, alone) -> None:
+    wanted = click.command()(ray_options(alone=f"Without Ray, {alone}.")(lambda: None)).params
+    names = [option.name for option in wanted]
+    assert names == ["in_process", "address", "cpus"]
+    given = [p for p in program.commands[command].params if p.name in names]
+    assert [p.to_info_dict() for p in given] == [p.to_info_dict() for p in wanted]
 
 
 # What there is

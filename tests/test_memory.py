@@ -9,17 +9,23 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM as EnergyNetwork
+from generative.ebm import EBMConfig
 from harness.cluster.worker import begin
 from harness.core.errors import DataError
 from harness.core.records import TrialRecord
 from harness.recent import Recent
-from harness.study import Resources
+from harness.run import run_study
+from harness.study import Resources, read_study
 from harness.training import fit
 from harness.work import workshop_for, workshop_of
 from harness.workshop import networks, poisons
-from tests.tiny import EBM, component, run, workshop
+from tests.tiny import EBM, component, in_process, run, workshop, write_study
 
 SHAPES: dict[str, Any] = {"name": "shapes", "train": 60, "test": 30}
 
@@ -182,3 +188,36 @@ def test_a_worker_that_sees_other_data_says_so(tmp_path) -> None:
     worker = workshop_for(told)
     with pytest.raises(DataError, match="dataset 'shapes' is not what was read when the study was"):
         worker.dataset(spec)
+
+
+def write_inputs(folder: Path, train: int, test: int, weights: int) -> None:
+    """Write a dataset and the weights of an energy network, each from a seed."""
+    arrays = {}
+    for part, seed in (("train", train), ("test", test)):
+        rng = np.random.default_rng(seed)
+        arrays[f"x_{part}"] = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+        arrays[f"y_{part}"] = rng.integers(0, 4, 40)
+    np.savez(folder / "data.npz", **arrays)
+    torch.manual_seed(weights)
+    save_ebm(folder / "ebm", EnergyNetwork(EBMConfig(nf=8)), {})
+
+
+@pytest.mark.parametrize("changed", ["train", "test", "weights"])
+def test_what_changed_on_disk_between_two_runs_of_a_process_is_read_anew(tmp_path, changed) -> None:
+    seeds = {"train": 0, "test": 1, "weights": 2}
+    data = {"name": "npz", "path": str(tmp_path / "data.npz")}
+    purified = {"name": "puregen_ebm", "steps": 2, "ebm": {"path": str(tmp_path / "ebm")}}
+    path = write_study(tmp_path, dataset=data, defenses=[purified])
+
+    def measured(store: str, name: str) -> list[Any]:
+        write_inputs(tmp_path, **seeds)
+        shop, folder = workshop(tmp_path / store), tmp_path / name
+        assert run_study(read_study(path), shop, folder, in_process).complete
+        records = [TrialRecord.read(p) for p in sorted((folder / "records").iterdir())]
+        return [(r.spec_id, r.test_correct, r.movement, r.curves) for r in records]
+
+    first = measured("shared", "first")
+    seeds[changed] += 10
+    second = measured("shared", "second")
+    assert second == measured("own", "alone")
+    assert second != first

@@ -17,11 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from generative.checkpoints import save_ebm
+from generative.ebm import EBM as EnergyNetwork
+from generative.ebm import EBMConfig
 from harness.core.errors import UsageError
 from harness.core.params import complete
 from harness.core.protocols import DEFENSES
+from harness.purify import job
 from harness.purify.sources import open_source
 from tests.tiny import EBM, CommandLine
 
@@ -76,7 +81,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def purify(cli: CommandLine, *arguments: object) -> int:
-    return cli("purify", *arguments, "--in-process", "--store", "store")
+    return cli("purify", "--store", "store", *arguments, "--in-process")
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -288,6 +293,18 @@ def test_a_link_to_no_image_is_named(cli, tmp_path) -> None:
     assert "image 'gone.png' cannot be read" in cli.err
 
 
+def stop_at_a_broken_image(cli: CommandLine, tmp_path: Path) -> Path:
+    """Purify 22 of 30 images in ``in``, chunks of 8; what stops it is mended, and returned."""
+    files = sorted(folder_of(tmp_path / "in", pictures(30)).rglob("*.png"))
+    whole, times = files[17].read_bytes(), files[17].stat()
+    hurt(files[17], len(whole) // 2)  # the header is fine
+    os.utime(files[17], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert purify(cli, "in", "out", "--defense", JPEG) == 1
+    files[17].write_bytes(whole)
+    os.utime(files[17], ns=(times.st_atime_ns, times.st_mtime_ns))
+    return files[17]
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> None:
     images = pictures(30)
@@ -301,14 +318,153 @@ def test_what_was_stopped_goes_on_and_nothing_is_done_twice(cli, tmp_path) -> No
     assert "1 chunks failed" in cli.out
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
     assert len(done) == 22
-    times = broken.stat()
-    broken.write_bytes(whole)
-    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 2  # it has another size
-    assert "content differ" in cli.err
-    assert purify(cli, source, tmp_path / "again", "--defense", JPEG) == 0
+    broken.write_bytes(whole)  # of another size and time; nothing has been made of it
+    assert purify(cli, source, tmp_path / "out", "--defense", JPEG) == 0
+    assert "30 images, 8 to purify" in cli.out
     for path, time_ns in done.items():
         assert path.stat().st_mtime_ns == time_ns
+    assert purify(cli, source, tmp_path / "again", "--defense", JPEG) == 0
+    for name in ("manifest.json", *(str(p.relative_to(source)) for p in files)):
+        both = [(tmp_path / out / name).read_bytes() for out in ("out", "again")]
+        assert both[0] == both[1]
+
+
+def write_source(kind: str, images: np.ndarray) -> None:
+    """Write images to ``in``: a folder of bitmaps, an array or a table file."""
+    if kind == "":
+        Path("in").mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(Path("in") / f"{index:02d}.bmp")
+    elif kind == ".npz":
+        np.savez("in.npz", images=images)
+    else:
+        pq.write_table(pa.table({"image": [png(image) for image in images]}), "in.parquet")
+
+
+def stopped(cli: CommandLine, kind: str, after: int) -> None:
+    """Purify ``in`` until so many images are done, in chunks of 8."""
+    purified = job._purify
+
+    def stop(*arguments: object) -> object:
+        if arguments[-1] == after:
+            raise KeyboardInterrupt
+        return purified(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "_purify", stop)
+        assert purify(cli, f"in{kind}", f"out{kind}", "--defense", JPEG) == 130
+
+
+def later(path: Path, seconds: int = 1) -> None:
+    """Give a file, or all in a folder, another time."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        os.utime(file, (seconds, seconds))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["", ".npz", ".parquet"])
+def test_files_of_another_time_are_no_hindrance_where_they_hold_the_same(cli, kind) -> None:
+    write_source(kind, pictures(30))
+    stopped(cli, kind, 16)
+    later(Path(f"in{kind}"))
+    said = "files that have changed, but not in their pixels: 16"
+    stopped(cli, kind, 24)
+    assert said in cli.out and "30 images, 14 to purify" in cli.out
+    assert purify(cli, f"in{kind}", f"out{kind}", "--defense", JPEG) == 0
+    assert said not in cli.out  # it has been noted
+    assert "30 images, 6 to purify" in cli.out
+    assert purify(cli, f"in{kind}", f"out{kind}", "--defense", JPEG) == 0
+    assert "done before" in cli.out
+    later(Path(f"in{kind}"), 2)
+    assert purify(cli, f"in{kind}", f"out{kind}", "--defense", JPEG) == 2
+    assert "was made of the source as it was: names, sizes or times of its files" in cli.err
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_other_pixels_under_what_is_purified_are_told_and_never_mixed(cli, tmp_path) -> None:
+    images = pictures(30)
+    write_source("", images)
+    stopped(cli, "", 24)
+    images[3] = 255 - images[3]
+    write_source("", images)
+    later(Path("in"))
+    Image.fromarray(pictures(1, 48)[0]).save("in/09.bmp")
+    Image.fromarray(pictures(1, 48)[0]).save("in/29.bmp")  # of which nothing was made
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert (
+        "of 24 that are purified, 2 hold other pixels by now ('03.bmp'), 1 of them in " in cli.err
+    )
+    assert "of another size; 22 more differ in their files' times or sizes alone" in cli.err
+    notes = [f"{tmp_path}/out/.purify/rows-00000000{start}.done.json" for start in (0, 8)]
+    assert f"remove '{notes[0]}' and '{notes[1]}' to have their chunks purified again" in cli.err
+    for note in notes:  # as the message says
+        Path(note).unlink()
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    assert "30 images, 22 to purify" in cli.out
+    assert purify(cli, "in", "again", "--defense", JPEG) == 0
+    names = [f"{index:02d}.png" for index in range(30)]
+    for name in ("changes.csv", "manifest.json", *names):
+        assert (Path("out") / name).read_bytes() == (Path("again") / name).read_bytes()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_another_array_under_what_is_purified_is_told(cli) -> None:
+    write_source(".npz", pictures(30))
+    stopped(cli, ".npz", 16)
+    images = pictures(30)
+    images[10:] = 255 - images[10:]
+    write_source(".npz", images)
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 2
+    assert "of 16 that are purified, 6 hold other pixels by now ('images[10]'), 0 of" in cli.err
+    write_source(".npz", pictures(30))  # put back
+    assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_longer_or_shorter_list_of_images_is_told(cli) -> None:
+    write_source("", pictures(30))
+    stopped(cli, "", 16)
+    Path("in/20.bmp").rename("in/x.bmp")
+    Path("in/21.bmp").unlink()
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "begun with other images: 2 are gone ('20.bmp'), 1 new ('x.bmp'). Noise" in cli.err
+    Path("in/x.bmp").rename("in/20.bmp")
+    write_source("", pictures(30))
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+
+
+def test_a_worker_that_lists_other_images_makes_nothing_of_them(cli, monkeypatch) -> None:
+    write_source("", pictures(30))
+    make = job._make
+
+    def add(*arguments: object) -> object:
+        Image.fromarray(pictures(1)[0]).save("in/00a.bmp")
+        return make(*arguments)
+
+    monkeypatch.setattr(job, "_make", add)
+    assert purify(cli, "in", "out", "--defense", JPEG) == 1
+    assert "were added, taken away or renamed meanwhile" in cli.out
+    assert not list(Path("out").glob("*.png"))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["", ".npz", ".parquet"])
+def test_a_source_that_changes_meanwhile_is_found_before_the_end(cli, monkeypatch, kind) -> None:
+    write_source(kind, pictures(30))
+    purified = job._purify
+
+    def change(*arguments: object) -> object:
+        done = purified(*arguments)
+        if arguments[-1] == 8:
+            other = pictures(30)
+            other[2] = other[20] = 0
+            write_source(kind, other)
+        return done
+
+    monkeypatch.setattr(job, "_purify", change)
+    assert purify(cli, f"in{kind}", f"out{kind}", "--defense", JPEG) == 2
+    assert "hold other pixels by now ('" in cli.err
+    assert not Path("out.json").exists() and not Path("out/manifest.json").exists()
 
 
 def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
@@ -348,6 +504,25 @@ def test_killed_and_begun_again_with_two_workers(tmp_path) -> None:
         assert not np.array_equal(a["images"], images)
 
 
+def test_what_changed_between_two_calls_of_a_process_is_read_anew(cli, tmp_path) -> None:
+    images = pictures(6)
+    folder_of(tmp_path / "in", images[:4])
+    raw = json.dumps({"name": "puregen_ebm", "steps": 2, "ebm": {"path": "ebm"}})
+    torch.manual_seed(0)
+    save_ebm(tmp_path / "ebm", EnergyNetwork(EBMConfig(nf=8)), {})
+    assert purify(cli, "in", "first", "--defense", raw) == 0
+    folder_of(tmp_path / "in", images)
+    save_ebm(tmp_path / "ebm", EnergyNetwork(EBMConfig(nf=8)), {})
+    assert purify(cli, "in", "second", "--defense", raw) == 0
+    assert purify(cli, "in", "alone", "--defense", raw, "--store", "other") == 0
+    made, wanted = (
+        {p.relative_to(out): read(p).tolist() for p in Path(out).rglob("*.png")}
+        for out in ("second", "alone")
+    )
+    assert len(made) == 6
+    assert made == wanted
+
+
 def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> None:
     """The folder is hidden, so the message names it."""
     np.savez("in.npz", images=pictures(4))
@@ -356,10 +531,44 @@ def test_a_job_that_another_began_is_told_what_is_left_of_it(cli, tmp_path) -> N
     broken.write_bytes(broken.read_bytes()[:400])
     assert purify(cli, "in", "out", "--defense", JPEG) == 1
     assert purify(cli, "in", "out", "--defense", JPEG, "--seed", 1) == 2
-    assert f"'{tmp_path}/out/.purify' is left: seed differ" in cli.err
+    assert "was begun by another purification: seed differ (see '" in cli.err
+    assert f"give another output, or remove '{tmp_path}/out/.purify' and all else" in cli.err
     assert purify(cli, "in.npz", "out.npz", "--defense", JPEG) == 0
     assert purify(cli, "in.npz", "out.npz", "--defense", JPEG, "--seed", 1) == 2
-    assert f"as '{tmp_path}/out.json' says: seed differ. Give another output." in cli.err
+    assert f"another purification: seed differ (see '{tmp_path}/out.json'). Give a" in cli.err
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["lacks a field", "other chunks", "damaged"])
+def test_chunks_that_another_version_noted_are_made_again(cli, tmp_path, kind) -> None:
+    stop_at_a_broken_image(cli, tmp_path)
+    note = tmp_path / "out" / ".purify" / "rows-000000008.done.json"
+    said = json.loads(note.read_text())
+    if kind == "lacks a field":
+        del said["environment"]
+    said["l2"] = said["l2"][:3] if kind == "other chunks" else said["l2"]
+    note.write_text("{" if kind == "damaged" else json.dumps(said))
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0, cli.err
+    assert "1 chunks were noted by another version and are made again" in cli.out
+    assert sum(p.stat().st_mtime_ns != time_ns for p, time_ns in made.items()) == 8
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["changed"] == 30
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_folder_that_another_version_began_or_made_is_told(cli, tmp_path) -> None:
+    stop_at_a_broken_image(cli, tmp_path)
+    path = tmp_path / "out" / ".purify" / "job.json"
+    whole = path.read_text()
+    path.write_text(json.dumps({"source": "in", "version": 1}))
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "begun by another version, which says nothing of 'defense' and 'seed" in cli.err
+    assert f"output, or remove '{tmp_path}/out/.purify' and all else in the output" in cli.err
+    path.write_text(whole)
+    assert purify(cli, "in", "out", "--defense", JPEG) == 0
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    assert purify(cli, "in", "out", "--defense", JPEG) == 2
+    assert "was made by another version, which says nothing of 'source' and 'images'" in cli.err
 
 
 def test_a_ray_that_does_not_answer_leaves_nothing_to_go_on_with(cli, tmp_path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
 from harness.datasets.npz import CHANNELS
-from harness.purify.sources import Image, part_path
+from harness.purify.sources import Image, file_state, part_path
 
 PREFERRED = ("images", "x_train", "data")
 
@@ -40,6 +40,7 @@ class ArraySource:
     def __init__(self, path: Path, column: str | None) -> None:
         self.path = path
         try:
+            self.state = file_state(path)
             with zipfile.ZipFile(path) as archive:
                 self.members = [i for i in archive.infolist() if i.filename.endswith(".npy")]
                 headers = {i.filename[:-4]: _header(archive, i) for i in self.members}
@@ -68,6 +69,10 @@ class ArraySource:
         """Return size and time of the file, and the array's checksum in it."""
         stat = self.path.stat()
         return f"{self.column} {stat.st_size} {stat.st_mtime_ns} {self.info.CRC:08x}"
+
+    def states(self, start: int, stop: int) -> list[str]:
+        """Return size and time of the file, as often as there are rows."""
+        return [self.state] * (stop - start)
 
     def shapes(self) -> dict[tuple[int, int, int], int]:
         """Return the one shape; all bytes are held against the archive's checksums on the way.

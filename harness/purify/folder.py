@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
 from harness.core.image_files import check_depth, files_below, upright, upright_size
-from harness.purify.sources import Image
+from harness.purify.sources import Image, file_state
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 
@@ -31,6 +31,7 @@ class FolderSource:
     """
 
     suffix = ""
+    column = None
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,6 +65,10 @@ class FolderSource:
             stat = (self.root / name).stat()
             sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return sha.hexdigest()
+
+    def states(self, start: int, stop: int) -> list[str]:
+        """Return size and time of each file, as it is now."""
+        return [file_state(self.root / name) for name in self.files[start:stop]]
 
     def shapes(self) -> dict[tuple[int, int, int], int]:
         """Return the first row of each shape, from the files' headers."""

@@ -7,8 +7,8 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +24,21 @@ from harness.core.paths import check_writable
 from harness.core.protocols import DEFENSES
 from harness.core.registry import one_message
 from harness.core.seeds import stream
-from harness.core.spec import PROTOCOL
+from harness.core.spec import PROTOCOL, digest
 from harness.core.values import Json
 from harness.environment import environment
 from harness.execution import Done, Executor
 from harness.plan import check_weights
 from harness.progress import Progress
-from harness.purify.sources import Image, Source, open_source, part_path
+from harness.purify.earlier import check_images, finished, write_begun
+from harness.purify.notes import Note, note_path, pixels_digest, read_note, write_note
+from harness.purify.sources import Image, Source, open_source
 from harness.study import Resources
 from harness.work import make_unit, workshop_for, workshop_of
 from harness.workshop import Workshop, is_rowwise
 
 CHUNK = 256  # images that are lost at most when a worker is killed; it changes no byte
-JOB, MANIFEST, CHANGES = "job.json", "manifest.json", "changes.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """How far the images of a chunk were moved, one value per image, and where.
-
-    Attributes:
-        l2: L2 distances in units of [0, 1].
-        largest: Largest change of a byte, in grey levels; 0 where none changed.
-        environment: On what it was done; workers, and calls that go on, may differ.
-    """
-
-    l2: list[float]
-    largest: list[int]
-    environment: dict[str, Json]
+MANIFEST, CHANGES = "manifest.json", "changes.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +123,35 @@ def run_job(
     """Purify what is not purified yet; return the manifest, or why some chunks failed.
 
     Raises:
-        UsageError: See :func:`check_job`; also if ``out`` is of another job.
+        UsageError: See :func:`check_job`; also if ``out`` is of another job, or of images that the
+            source no longer has.
     """
     source = check_job(job, workshop)
     what = _identity(job, source, workshop)
-    there = _earlier(job, what)
+    there = finished(job, source, what)
     if there is not None:
         progress.note("this has been done before")
         return there
-    starts = [s for s in range(0, len(source), CHUNK) if not _note(job, s).is_file()]
-    missing = sum(min(CHUNK, len(source) - s) for s in starts)
+    check_images(job, source, CHUNK, progress)
+    starts = [s for s in range(0, len(source), CHUNK) if _noted(job, source, s) is None]
+    missing = sum(_count(source, s) for s in starts)
     progress.note(f"{len(source)} images, {missing} to purify")
+    if unusable := sum(note_path(job.parts, s).is_file() for s in starts):
+        progress.note(f"{unusable} chunks were noted by another version and are made again")
     if starts:
-        failed = _make(job, what, workshop, services, progress, starts)
+        failed = _make(job, source, what, workshop, services, progress, starts)
         if failed:
             return failed
     progress.note("every image is purified")
-    source.finish(job.parts, job.out, CHUNK)
-    return _conclude(job, source, what)
+    now = job.open()  # it may have changed in the hours since
+    check_images(job, now, CHUNK, progress)
+    now.finish(job.parts, job.out, CHUNK)
+    return _conclude(job, now, {**what, "content": now.identity()})
 
 
 def _make(
     job: Job,
+    source: Source,
     what: dict[str, Json],
     workshop: Workshop,
     services: Callable[[], AbstractContextManager[Executor]],
@@ -173,10 +167,12 @@ def _make(
     trainings = [
         {**common, "unit": "resource", "kind": r.kind, "reference": r.raw} for r in lacking
     ]
-    chunks: list[dict[str, Json]] = [{**common, **_payload(job), "start": s} for s in starts]
+    names = digest(source.names(0, len(source)))
+    fixed = {**common, **_payload(job), "content": what["content"], "names": names}
+    chunks: list[dict[str, Json]] = [{**fixed, "start": s} for s in starts]
     with services() as executor, progress:
         # Only now: where there is no such Ray, nothing is left that another call has to go on with.
-        write_text(job.parts / JOB, json.dumps(what, indent=1, sort_keys=True) + "\n")
+        write_begun(job, source, what)
         workshop.store.check_nodes(executor, {"result": job.parts})
         there = workshop.device != "cpu" and bool(executor.where().get("gpus"))
         of_use = workshop.device == "cuda" or _has_network(job.defense)
@@ -219,8 +215,8 @@ def _payload(job: Job) -> dict[str, Json]:
 def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
     """Purify one chunk, unless that has been done; runs in this process or in a worker.
 
-    ``payload``: what :func:`harness.work.workshop_for` takes, ``start``, and that of
-    :func:`_payload`.
+    ``payload``: what :func:`harness.work.workshop_for` takes, ``start``, that of :func:`_payload`,
+    and what the driver found: ``content`` and a digest of all ``names``.
     """
     job = Job(
         Path(payload["source"]),
@@ -230,27 +226,42 @@ def purify_chunk(payload: dict[str, Json]) -> dict[str, Json]:
         payload["column"],
     )
     start = int(payload["start"])
-    note = _note(job, start)
-    if not note.is_file():
-        source = job.open()
-        before = source.read(start, min(start + CHUNK, len(source)))
+    source = _opened(payload["source"], payload["column"], payload["content"], payload["names"])
+    if _noted(job, source, start) is None:
+        stop = start + _count(source, start)
+        files = source.states(start, stop)  # first: what changes while it is read, is found
+        before = source.read(start, stop)
         workshop = workshop_for(payload)
         after = _purify(job, workshop, before, start)
         source.write(job.parts, job.out, start, after)
         # Last: it says that the rest is there.
-        write_text(note, json.dumps(asdict(_moved(before, after, workshop.device))))
+        write_note(job.parts, start, _noting(files, before, after, workshop.device))
     return {}
 
 
-@cache
-def _defense(store: str, device: str, spec: str) -> Any:
-    return workshop_of(store, device).component(DEFENSES, ComponentSpec.from_json(json.loads(spec)))
+@lru_cache(maxsize=1)
+def _defense(store: str, device: str, session: str, spec: str) -> Any:
+    workshop = workshop_of(store, device, session)
+    return workshop.component(DEFENSES, ComponentSpec.from_json(json.loads(spec)))
+
+
+@lru_cache(maxsize=1)
+def _opened(source: str, column: str | None, content: str, names: str) -> Source:
+    """Return the images, opened once; another ``content`` is that of changed files.
+
+    Raises:
+        DataError: If they are not those that the driver listed, whose rows are numbered.
+    """
+    opened = open_source(source, column)
+    if digest(opened.names(0, len(opened))) != names:
+        raise DataError(f"images of {source!r} were added, taken away or renamed meanwhile.")
+    return opened
 
 
 def _purify(job: Job, workshop: Workshop, images: list[Image], start: int) -> list[Image]:
     """Purify images of one shape together; a row's noise depends on its number alone."""
     spec = json.dumps(job.defense.to_json(), sort_keys=True)
-    defense = _defense(workshop.store.address, workshop.device, spec)
+    defense = _defense(workshop.store.address, workshop.device, workshop.session, spec)
     done: list[Image | None] = [None] * len(images)
     for shape in sorted({image.shape for image in images}):
         rows = [i for i, image in enumerate(images) if image.shape == shape]
@@ -266,20 +277,26 @@ def _as_set(images: list[Image], rows: list[int]) -> ImageSet:
     return ImageSet(np.stack(images), labels, np.array(rows, np.int64), 1)
 
 
-def _moved(before: list[Image], after: list[Image], device: str) -> Moved:
+def _noting(files: list[str], before: list[Image], after: list[Image], device: str) -> Note:
     steps: list[NDArray[np.int16]] = [
         new.astype(np.int16) - old for old, new in zip(before, after, strict=True)
     ]
     where = pick_device(device)
-    return Moved(
+    return Note(
+        files,
+        [pixels_digest(image) for image in before],
         [round(float(np.sqrt(np.square(step / 255).sum())), 6) for step in steps],
         [int(np.abs(step).max()) for step in steps],
         environment(where, pick_dtype("auto", where)),
     )
 
 
-def _note(job: Job, start: int) -> Path:
-    return part_path(job.parts, start, ".done.json")
+def _count(source: Source, start: int) -> int:
+    return min(CHUNK, len(source) - start)
+
+
+def _noted(job: Job, source: Source, start: int) -> Note | None:
+    return read_note(job.parts, start, _count(source, start))
 
 
 def _identity(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
@@ -297,53 +314,6 @@ def _identity(job: Job, source: Source, workshop: Workshop) -> dict[str, Json]:
     return read
 
 
-def _earlier(job: Job, what: dict[str, Json]) -> dict[str, Json] | None:
-    """Return the manifest of the output if it is finished.
-
-    Raises:
-        UsageError: If the output is of something else.
-    """
-    for path in (job.manifest, job.parts / JOB):
-        if path.is_file():
-            earlier = _same_job(path, what, job)
-            if path != job.manifest:
-                return None
-            if not job.out.exists():
-                raise UsageError(
-                    f"{str(job.out)!r} is no longer there, though {str(path)!r} says that it was "
-                    f"made. Remove that and {str(job.changes)!r} to make it anew."
-                )
-            return earlier
-    for path in (job.out, job.changes):
-        if path.exists() and not (
-            job.source.is_dir() and path.is_dir() and not any(path.iterdir())
-        ):
-            raise UsageError(f"{str(path)!r} is there already; give another output.")
-    return None
-
-
-def _same_job(path: Path, what: dict[str, Json], job: Job) -> dict[str, Json]:
-    try:
-        earlier: dict[str, Json] = json.loads(path.read_text())
-        differing = sorted(k for k in what if earlier.get(k) != what[k])
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{str(path)!r} is damaged: {error}; give another output.") from error
-    if differing:
-        differ = f"{' and '.join(differing)} differ"
-        if path == job.manifest:
-            raise UsageError(
-                f"{str(job.out)!r} is of another purification, as {str(path)!r} says: {differ}. "
-                "Give another output."
-            )
-        made = " and all else in the output" if job.source.is_dir() else ""
-        raise UsageError(
-            f"{str(job.out)!r} was begun by another purification, of which {str(job.parts)!r} is "
-            f"left: {differ}. Give the same arguments to go on, another output, or remove "
-            f"{str(job.parts)!r}{made} to begin anew."
-        )
-    return earlier
-
-
 def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json]:
     """Write what changed by how much and the manifest, then take the chunks' notes away."""
     changed, l2, largest = 0, 0.0, 0
@@ -355,7 +325,9 @@ def _conclude(job: Job, source: Source, what: dict[str, Json]) -> dict[str, Json
             table = csv.writer(handle, lineterminator="\n")
             table.writerow(["image", "l2", "largest_change"])
             for start in range(0, len(source), CHUNK):
-                moved = Moved(**json.loads(_note(job, start).read_text()))
+                moved = _noted(job, source, start)
+                if moved is None:
+                    raise DataError(f"{str(note_path(job.parts, start))!r} was taken away.")
                 names = source.names(start, start + len(moved.l2))
                 table.writerows(zip(names, moved.l2, moved.largest, strict=True))
                 changed += sum(most > 0 for most in moved.largest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +25,11 @@ class Source(Protocol):
     suffix: str
     left_out: Sequence[str]
 
+    @property
+    def column(self) -> str | None:
+        """The array or column that holds them; None for a folder."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of images."""
         ...
@@ -46,6 +50,13 @@ class Source(Protocol):
         """Return a digest of what is read: names, sizes and times of files, no pixels."""
         ...
 
+    def states(self, start: int, stop: int) -> list[str]:
+        """Return of the file that each of these rows is read from what :func:`file_state` says.
+
+        Of a file that stays open, it is that of before it was opened.
+        """
+        ...
+
     def read(self, start: int, stop: int) -> list[Image]:
         """Return these rows.
 
@@ -63,7 +74,6 @@ class Source(Protocol):
         ...
 
 
-@cache
 def open_source(path: str, column: str | None = None) -> Source:
     """Return the images of a folder, an ``.npz`` or a ``.parquet`` file.
 
@@ -90,6 +100,12 @@ def open_source(path: str, column: str | None = None) -> Source:
     if where.suffix == ".parquet":
         return TableSource(where, column)
     raise UsageError(f"{path!r} is no folder, .npz or .parquet file.")
+
+
+def file_state(path: Path) -> str:
+    """Return size and time of a file, which change with what it holds, and are had for nothing."""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def part_path(parts: Path, start: int, suffix: str) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from harness.core.errors import DataError, UsageError
 from harness.core.files import write_aside
 from harness.core.image_files import check_depth, upright, upright_size
-from harness.purify.sources import Image, part_path
+from harness.purify.sources import Image, file_state, part_path
 
 AT_ONCE = 256  # rows
 NAMES = ("image", "img", "images", "bytes")
@@ -43,6 +43,7 @@ class TableSource:
     def __init__(self, path: Path, column: str | None) -> None:
         self.path = path
         try:
+            self.state = file_state(path)
             self.file = pq.ParquetFile(path, memory_map=True)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{str(path)!r} cannot be read as Parquet: {error}") from error
@@ -71,6 +72,10 @@ class TableSource:
         """Return size and time of the file."""
         stat = self.path.stat()
         return f"{self.column} {stat.st_size} {stat.st_mtime_ns} {len(self)}"
+
+    def states(self, start: int, stop: int) -> list[str]:
+        """Return size and time of the file, as often as there are rows."""
+        return [self.state] * (stop - start)
 
     def shapes(self) -> dict[tuple[int, int, int], int]:
         """Return the first row of each shape, from the images' headers."""

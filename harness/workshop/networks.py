@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -48,12 +49,15 @@ class Networks:
         outlines: Of datasets, by the hash of their specs. Workers are told those that the driver
             has read: a key needs the digest of the data that a network was trained on, which may
             be far larger than the victims', and nothing else of it.
+        session: Name of a driver's workshop and of those that work for it. What one has read of
+            files stays as it was; another run has another workshop, and reads them anew.
     """
 
     store: Store
     device: str = "auto"
     here: bool = True
     outlines: dict[str, Outline] = field(default_factory=dict)
+    session: str = field(default_factory=lambda: uuid4().hex)
     _identities: dict[str, Json] = field(default_factory=dict)
     _datasets: Recent[Dataset] = field(default_factory=lambda: Recent(KEPT_DATASETS))
     _networks: Recent[Any] = field(
@@ -102,7 +106,8 @@ class Networks:
     def for_workers(self) -> dict[str, Json]:
         """Return what a process has to be told to work for this one."""
         outlines = {name: asdict(outline) for name, outline in self.outlines.items()}
-        return {"store": self.store.address, "device": self.device, "outlines": outlines}
+        where = {"store": self.store.address, "device": self.device}
+        return {**where, "session": self.session, "outlines": outlines}
 
     # Resources: what a parameter can refer to
 
