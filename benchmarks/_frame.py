@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Form:
         brief: A part of the same work, of a job too long to be done more often than it is timed: to
             warm up, and to see operations, memory and profile; None is ``run``.
         brief_count: Items that ``brief`` handles.
+        compiled: Whether torch compiles a part of it. Then ``once`` meets all the shapes that
+            ``run`` does, so that nothing is left to compile where it is timed.
     """
 
     side: str
@@ -62,6 +65,7 @@ class Form:
     precision: str = ""
     brief: Callable[[], object] | None = None
     brief_count: float = 1
+    compiled: bool = False
 
     @property
     def once(self) -> tuple[Callable[[], object], float]:
@@ -276,9 +280,13 @@ def _take_turns(
     times = [_Times() for _ in forms]
     for form, found in zip(forms, times, strict=True):  # the first run warms up
         work, count = form.once
-        with _CountFlop() as counter:
+        # What torch is to compile while operations are counted, it never compiles again.
+        eager = torch.compiler.set_stance("force_eager") if form.compiled else nullcontext()
+        with eager, _CountFlop() as counter:
             work()
         found.flop = counter.total / count
+        if form.compiled:
+            work()
     first = time.perf_counter()
     for _ in range(repeats):
         for form, found in zip(forms, times, strict=True):

@@ -58,6 +58,42 @@ def test_a_long_case_is_not_repeated_for_ever() -> None:
         assert [len(form.seconds) for form in times] == [rounds, rounds]
 
 
+def test_a_compiled_form_is_compiled_before_it_is_timed() -> None:
+    from _frame import STRAIGHTFORWARD, Form, _take_turns
+    from whole_jobs import _case
+
+    graphs, calls = [], []
+
+    def backend(graph: Any, _: object) -> Any:
+        graphs.append(graph)
+        return lambda *x: calls.append(len(x[0])) or graph(*x)
+
+    weight = torch.ones(3, 3)
+
+    def ours(precision: str, rows: int, compiled: bool) -> None:
+        work = lambda x: (x @ weight).relu()  # noqa: E731
+        if compiled:
+            work = torch.compile(work, backend=backend, dynamic=False)
+        for rows_at_once in torch.ones(rows, 3).split(4):
+            work(rows_at_once)
+
+    arguments = Namespace(sample=2, device="cpu", full=False, compile=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whole_jobs._compiles", lambda arguments: True)
+        job = _case("job", "x", lambda count: None, ours, 11, arguments, batch=4)
+    plain, eager, compiled = job.forms
+    assert (plain.side, eager.brief_count) == (STRAIGHTFORWARD, 2 / 11)
+    assert compiled.brief_count == 7 / 11  # a batch of 4 and the last one, of 3
+    counted = _take_turns(
+        [Form("x", compiled.once[0], 7, compiled=True)], 0, 60, torch.device("cpu")
+    )
+    assert counted[0].flop == 2 * 3 * 3
+    assert len(graphs) == 2 and calls == [4, 3]
+    times = _take_turns([compiled], 2, 60.0, torch.device("cpu"))
+    assert len(times[0].seconds) == 2 and len(graphs) == 2
+    assert calls[2:] == [4, 3] + 2 * [4, 4, 3]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
