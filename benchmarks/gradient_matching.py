@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from attacks._diff_augment import DiffAugment
 from attacks._gradient_matching import Problem, prepare
+from harness.core.device import channels_last
 from harness.core.protocols import CLASSIFIERS
 from harness.core.seeds import stream
 from harness.training import build_model
@@ -68,15 +69,16 @@ def _case(name: str, arguments: argparse.Namespace) -> Case:
         return deltas, of.augment.draw(many[:2], rng).to(arguments.device)
 
     def check() -> dict[str, float | bool | str]:
-        """Compare the gradients of all restarts in float64."""
+        """Compare the gradients of all restarts, each form's in its own order, in float64."""
         doubled = problem(copy.deepcopy(plain), torch.float64)
         expected = straightforward(doubled, *inputs(doubled))
+        doubled = problem(channels_last(copy.deepcopy(plain)), torch.float64)
         found = doubled.gradient(*inputs(doubled))
         error = float((found - expected).norm() / expected.norm())
         return {"gradient error, float64": error, "equal": error < 1e-9}
 
     as_written = problem(copy.deepcopy(plain))
-    ordered = problem(copy.deepcopy(plain).to(memory_format=torch.channels_last))
+    ordered = problem(channels_last(copy.deepcopy(plain)))
     deltas, draws = inputs(as_written)
 
     def one_by_one() -> object:

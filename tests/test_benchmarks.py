@@ -94,6 +94,24 @@ def test_a_compiled_form_is_compiled_before_it_is_timed() -> None:
     assert calls[2:] == [4, 3] + 2 * [4, 4, 3]
 
 
+def test_gradient_matching_is_checked_in_the_order_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gradient_matching as benchmark
+
+    orders, gradient = list[bool](), benchmark.Problem.gradient
+
+    def noted(self: Any, *given: Tensor) -> Tensor:
+        weights = [p for p in self.surrogates[0].parameters if p.ndim == 4 and p.shape[2] > 1]
+        orders.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in weights))
+        return gradient(self, *given)
+
+    monkeypatch.setattr(benchmark.Problem, "gradient", noted)
+    some = Namespace(restarts=2, poisons=2, seed=0, device="cpu")
+    assert benchmark._case("hlb_xs", some).check()["equal"] is True
+    assert orders == [True]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
