@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -156,9 +157,14 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
     began = _load()
     tries = min(8, 2 * arguments.repeats)
     peaks = {name: peak(device, TYPES[name], tries) for name in native(device)}
-    on, found, imported = machine(device), [], []
+    on, found, broken, imported = machine(device), [], [], []
     for index, case in enumerate(cases(arguments)):
-        found.append(_measure(index, case, arguments, peaks))
+        try:
+            found.append(_measure(index, case, arguments, peaks))
+        except Exception:  # noqa: BLE001 (a machine may be lent once: the other cases are measured)
+            traceback.print_exc()
+            broken.append(case.what)
+            continue
         imported = sorted(set(FORBIDDEN) & sys.modules.keys())
         result = {
             "benchmark": name,
@@ -173,8 +179,8 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     failed = [case["what"] for case in found if not case["agrees"]]
-    if failed or imported:
-        sys.exit(f"results differ in {failed}; imported: {imported}")
+    if failed or broken or imported:
+        sys.exit(f"results differ in {failed}; not measured: {broken}; imported: {imported}")
 
 
 def native(device: torch.device | str) -> list[str]:

@@ -11,6 +11,7 @@ import argparse
 import runpy
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -116,6 +117,9 @@ def _run(command: list[str], one_process: bool) -> bool:
         if stop.code:
             print(stop, file=sys.stderr)
         return not stop.code
+    except Exception:  # noqa: BLE001 (the other scripts are run all the same)
+        traceback.print_exc()
+        return False
     finally:
         sys.argv = before
     return True

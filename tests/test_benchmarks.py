@@ -112,6 +112,33 @@ def test_gradient_matching_is_checked_in_the_order_that_is_measured(
     assert orders == [True]
 
 
+def test_a_case_that_fails_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from _frame import STRAIGHTFORWARD, Case, Form, parser, run
+
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("too large")
+
+    def cases(arguments: Namespace) -> Any:
+        for what, work in (("large", no_memory), ("small", lambda: None)):
+            yield Case(what, "run", [Form(STRAIGHTFORWARD, work)], dict)
+
+    monkeypatch.setattr("_frame.peak", lambda *_: 1.0)
+    out = str(tmp_path / "x.json")
+    monkeypatch.setattr(sys, "argv", ["x", "--repeats", "1", "--no-memory", "--out", out])
+    with pytest.raises(SystemExit, match=r"not measured: \['large'\]"):
+        run("x", parser(""), cases)
+    assert [case["what"] for case in json.loads(Path(out).read_text())["cases"]] == ["small"]
+
+
+def test_a_script_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    from run_all import _run
+
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert not _run([str(tmp_path / "broken.py")], one_process=True)
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
