@@ -20,9 +20,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STRAIGHTFORWARD = "straightforward"
 FORBIDDEN = ("ray", "mlflow", "pydantic", "diffusers")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TF32 = "tf32"  # float32 whose factors a GPU rounds to ten bits of mantissa
+P, T = ParamSpec("P"), TypeVar("T")
 LEFT_OUT = ("out", "peak_of", "profile", "no_memory")  # say nothing of what was measured
 
 
@@ -155,8 +157,7 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
         print(_raise_peak(arguments, cases))
         return
     began = _load()
-    tries = min(8, 2 * arguments.repeats)
-    peaks = {name: peak(device, TYPES[name], tries) for name in native(device)}
+    peaks = _peaks(device, min(8, 2 * arguments.repeats))
     on, found, broken, imported = machine(device), [], [], []
     for index, case in enumerate(cases(arguments)):
         try:
@@ -190,6 +191,40 @@ def native(device: torch.device | str) -> list[str]:
     """
     there = {torch.float32, pick_dtype("auto", torch.device(device))}
     return [name for name, dtype in TYPES.items() if dtype in there]
+
+
+def _peaks(device: torch.device, tries: int) -> dict[str, float]:
+    names = [*native(device), *([TF32] if device.type == "cuda" else [])]
+    types = {name: TYPES.get(name, torch.float32) for name in names}
+    return {name: _exactly(peak, name)(device, dtype, tries) for name, dtype in types.items()}
+
+
+def _exactly(work: Callable[P, T], precision: str) -> Callable[P, T]:
+    """Return work whose float32 is float32 on a GPU too, where it is said to be."""
+    if precision != "fp32":
+        return work
+
+    def exact(*given: P.args, **named: P.kwargs) -> T:
+        with true_float32():
+            return work(*given, **named)
+
+    return exact
+
+
+def _in_their_types(forms: Sequence[Form], device: torch.device) -> list[Form]:
+    """Return forms in the types that they name; on a GPU, the straightforward ones in TF32 too.
+
+    That is how torch computes convolutions there where nobody tells it otherwise.
+    """
+    if device.type != "cuda":
+        return list(forms)
+    found = []
+    for form in forms:
+        brief = form.brief and _exactly(form.brief, form.precision)
+        found.append(replace(form, run=_exactly(form.run, form.precision), brief=brief))
+        if (form.side, form.precision) == (STRAIGHTFORWARD, "fp32"):
+            found.append(replace(form, side=f"{STRAIGHTFORWARD}, TF32", precision=TF32))
+    return found
 
 
 def synchronize(device: torch.device) -> None:
@@ -255,9 +290,10 @@ def _measure(
     index: int, case: Case, arguments: argparse.Namespace, peaks: dict[str, float]
 ) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    times = _take_turns(case.forms, arguments.repeats, arguments.enough, device)
+    measured = _in_their_types(case.forms, device)
+    times = _take_turns(measured, arguments.repeats, arguments.enough, device)
     forms = []
-    for number, (form, found) in enumerate(zip(case.forms, times, strict=True)):
+    for number, (form, found) in enumerate(zip(measured, times, strict=True)):
         figures = _figures(form, found, peaks)
         figures["peak_mib"] = (
             None if arguments.no_memory else _peak_mib(f"{index}/{number}", form, device)

@@ -139,6 +139,34 @@ def test_a_script_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     assert not _run([str(tmp_path / "broken.py")], one_process=True)
 
 
+def test_float32_is_float32_on_a_gpu_and_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import _frame
+    from _frame import STRAIGHTFORWARD, Form
+
+    seen = list[str]()
+
+    def note(*_: object) -> float:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return 1.0
+
+    sides = [(STRAIGHTFORWARD, "fp32"), ("ours, fp32", "fp32"), ("ours, bf16", "bf16")]
+    forms = [Form(side, note, precision=kind, brief=note) for side, kind in sides]
+    measured = _frame._in_their_types(forms, torch.device("cuda"))
+    assert [(form.side, form.precision) for form in measured] == [
+        sides[0], ("straightforward, TF32", "tf32"), *sides[1:],
+    ]  # fmt: skip
+    for form in measured:
+        form.run()
+        form.once[0]()
+    assert seen == [*2 * ["ieee"], *2 * ["tf32"], *2 * ["ieee"], *2 * ["tf32"]]
+    assert _frame._in_their_types(forms, torch.device("cpu")) == forms
+    seen.clear()
+    monkeypatch.setattr(_frame, "peak", note)
+    monkeypatch.setattr(_frame, "native", lambda device: ["fp32", "bf16"])
+    assert [*_frame._peaks(torch.device("cuda"), 1)] == ["fp32", "bf16", "tf32"]
+    assert seen == ["ieee", "tf32", "tf32"]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
