@@ -167,6 +167,29 @@ def test_float32_is_float32_on_a_gpu_and_tf32_is_said(monkeypatch: pytest.Monkey
     assert seen == ["ieee", "tf32", "tf32"]
 
 
+def test_heads_are_profiled_over_few_epochs() -> None:
+    import linear_heads as benchmark
+    from _frame import _take_turns
+
+    def case(epochs: int) -> Any:
+        some = Namespace(seed=0, rows=8, features=4, epochs=epochs, device="cpu")
+        return benchmark._case(3, some)
+
+    once = [form.once for form in case(40).forms]
+    assert [count for _, count in once] == 2 * [3 * 2 / 40]
+    seen = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        note = lambda *given: seen.append(given[2].epochs)  # noqa: E731
+        patch.setattr(benchmark, "straightforward", note)
+        patch.setattr(benchmark, "batched", note)
+        for form in case(40).forms:
+            form.run()
+            form.once[0]()
+    assert seen == [40, 2, 40, 2]
+    few, many = (_take_turns(case(n).forms, 0, 60, torch.device("cpu")) for n in (4, 8))
+    assert [2 * one.flop for one in few] == [one.flop for one in many]  # per head: per epoch once
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
