@@ -190,6 +190,25 @@ def test_heads_are_profiled_over_few_epochs() -> None:
     assert [2 * one.flop for one in few] == [one.flop for one in many]  # per head: per epoch once
 
 
+def test_every_size_is_one_that_its_script_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    from run_all import SIZES
+
+    taken = dict[tuple[str, str], Namespace]()
+    for size, scripts in SIZES.items():
+        for name, options in scripts.items():
+            note = lambda _, made, cases, o=options, key=(size, name): taken.update(  # noqa: E731
+                {key: made.parse_args(o.split())}
+            )
+            monkeypatch.setattr(import_module(name), "run", note)
+            import_module(name).main()
+    assert len(taken) == sum(map(len, SIZES.values()))
+    whole = vars(taken["gpu", "whole_jobs"])  # of which aims and floors are
+    assert whole.items() >= import_module("whole_jobs").FULL.items()
+    assert whole["jobs"][-1] == "diffusion" and not whole["compile"]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
