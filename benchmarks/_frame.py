@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -265,6 +266,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Return on what, and with what, the figures were measured."""
 
     def git(*arguments: str) -> str:
+        if not shutil.which("git"):  # a machine that is lent may have none, nor the repository
+            return ""
         command = ["git", "-C", str(ROOT), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()

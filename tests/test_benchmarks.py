@@ -209,6 +209,13 @@ def test_every_size_is_one_that_its_script_takes(monkeypatch: pytest.MonkeyPatch
     assert whole["jobs"][-1] == "diffusion" and not whole["compile"]
 
 
+def test_a_machine_without_git_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _frame import machine
+
+    monkeypatch.setenv("PATH", "")
+    assert machine(torch.device("cpu"))["commit"] == ""
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
