@@ -302,7 +302,7 @@ def _measure(
             None if arguments.no_memory else _peak_mib(f"{index}/{number}", form, device)
         )
         if arguments.profile:
-            figures["profile"] = profile(form.once[0], device)
+            figures |= profile(form.once[0], device)
         forms.append(figures)
     with true_float32():  # the checks' bounds are those of float32, not of a GPU's short factors
         check = case.check()

@@ -216,6 +216,18 @@ def test_a_machine_without_git_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -
     assert machine(torch.device("cpu"))["commit"] == ""
 
 
+def test_kernels_and_operations_are_counted_apart() -> None:
+    from types import SimpleNamespace
+
+    from _profile import costliest
+
+    listed = [("cpu", "conv2d", 0.0), ("gpu", "nchw_to_nhwc", 1.0), ("gpu", "sm90_conv", 3.0)]
+    events = [SimpleNamespace(device_type=d, key=k, count=2, own=t) for d, k, t in listed]
+    kernels = [(each["operation"], each["share"]) for each in costliest(events, "gpu", "own")]
+    assert kernels == [("sm90_conv", 0.75), ("nchw_to_nhwc", 0.25)]
+    assert costliest(events, "cpu", "own") == [{"operation": "conv2d", "calls": 2, "share": 0.0}]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 
