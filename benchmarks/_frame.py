@@ -13,14 +13,17 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STRAIGHTFORWARD = "straightforward"
 FORBIDDEN = ("ray", "mlflow", "pydantic", "diffusers")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TF32 = "tf32"  # float32 whose factors a GPU rounds to ten bits of mantissa
+P, T = ParamSpec("P"), TypeVar("T")
 LEFT_OUT = ("out", "peak_of", "profile", "no_memory")  # say nothing of what was measured
 
 
@@ -53,6 +58,8 @@ class Form:
         brief: A part of the same work, of a job too long to be done more often than it is timed: to
             warm up, and to see operations, memory and profile; None is ``run``.
         brief_count: Items that ``brief`` handles.
+        compiled: Whether torch compiles a part of it. Then ``once`` meets all the shapes that
+            ``run`` does, so that nothing is left to compile where it is timed.
     """
 
     side: str
@@ -62,6 +69,7 @@ class Form:
     precision: str = ""
     brief: Callable[[], object] | None = None
     brief_count: float = 1
+    compiled: bool = False
 
     @property
     def once(self) -> tuple[Callable[[], object], float]:
@@ -150,11 +158,15 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
         print(_raise_peak(arguments, cases))
         return
     began = _load()
-    tries = min(8, 2 * arguments.repeats)
-    peaks = {name: peak(device, TYPES[name], tries) for name in native(device)}
-    on, found, imported = machine(device), [], []
+    peaks = _peaks(device, min(8, 2 * arguments.repeats))
+    on, found, broken, imported = machine(device), [], [], []
     for index, case in enumerate(cases(arguments)):
-        found.append(_measure(index, case, arguments, peaks))
+        try:
+            found.append(_measure(index, case, arguments, peaks))
+        except Exception:  # noqa: BLE001 (a machine may be lent once: the other cases are measured)
+            traceback.print_exc()
+            broken.append(case.what)
+            continue
         imported = sorted(set(FORBIDDEN) & sys.modules.keys())
         result = {
             "benchmark": name,
@@ -169,8 +181,8 @@ def run(name: str, made: argparse.ArgumentParser, cases: Cases) -> None:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     failed = [case["what"] for case in found if not case["agrees"]]
-    if failed or imported:
-        sys.exit(f"results differ in {failed}; imported: {imported}")
+    if failed or broken or imported:
+        sys.exit(f"results differ in {failed}; not measured: {broken}; imported: {imported}")
 
 
 def native(device: torch.device | str) -> list[str]:
@@ -180,6 +192,40 @@ def native(device: torch.device | str) -> list[str]:
     """
     there = {torch.float32, pick_dtype("auto", torch.device(device))}
     return [name for name, dtype in TYPES.items() if dtype in there]
+
+
+def _peaks(device: torch.device, tries: int) -> dict[str, float]:
+    names = [*native(device), *([TF32] if device.type == "cuda" else [])]
+    types = {name: TYPES.get(name, torch.float32) for name in names}
+    return {name: _exactly(peak, name)(device, dtype, tries) for name, dtype in types.items()}
+
+
+def _exactly(work: Callable[P, T], precision: str) -> Callable[P, T]:
+    """Return work whose float32 is float32 on a GPU too, where it is said to be."""
+    if precision != "fp32":
+        return work
+
+    def exact(*given: P.args, **named: P.kwargs) -> T:
+        with true_float32():
+            return work(*given, **named)
+
+    return exact
+
+
+def _in_their_types(forms: Sequence[Form], device: torch.device) -> list[Form]:
+    """Return forms in the types that they name; on a GPU, the straightforward ones in TF32 too.
+
+    That is how torch computes convolutions there where nobody tells it otherwise.
+    """
+    if device.type != "cuda":
+        return list(forms)
+    found = []
+    for form in forms:
+        brief = form.brief and _exactly(form.brief, form.precision)
+        found.append(replace(form, run=_exactly(form.run, form.precision), brief=brief))
+        if (form.side, form.precision) == (STRAIGHTFORWARD, "fp32"):
+            found.append(replace(form, side=f"{STRAIGHTFORWARD}, TF32", precision=TF32))
+    return found
 
 
 def synchronize(device: torch.device) -> None:
@@ -220,6 +266,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Return on what, and with what, the figures were measured."""
 
     def git(*arguments: str) -> str:
+        if not shutil.which("git"):  # a machine that is lent may have none, nor the repository
+            return ""
         command = ["git", "-C", str(ROOT), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()
@@ -245,15 +293,16 @@ def _measure(
     index: int, case: Case, arguments: argparse.Namespace, peaks: dict[str, float]
 ) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    times = _take_turns(case.forms, arguments.repeats, arguments.enough, device)
+    measured = _in_their_types(case.forms, device)
+    times = _take_turns(measured, arguments.repeats, arguments.enough, device)
     forms = []
-    for number, (form, found) in enumerate(zip(case.forms, times, strict=True)):
+    for number, (form, found) in enumerate(zip(measured, times, strict=True)):
         figures = _figures(form, found, peaks)
         figures["peak_mib"] = (
             None if arguments.no_memory else _peak_mib(f"{index}/{number}", form, device)
         )
         if arguments.profile:
-            figures["profile"] = profile(form.once[0], device)
+            figures |= profile(form.once[0], device)
         forms.append(figures)
     with true_float32():  # the checks' bounds are those of float32, not of a GPU's short factors
         check = case.check()
@@ -276,9 +325,13 @@ def _take_turns(
     times = [_Times() for _ in forms]
     for form, found in zip(forms, times, strict=True):  # the first run warms up
         work, count = form.once
-        with _CountFlop() as counter:
+        # What torch is to compile while operations are counted, it never compiles again.
+        eager = torch.compiler.set_stance("force_eager") if form.compiled else nullcontext()
+        with eager, _CountFlop() as counter:
             work()
         found.flop = counter.total / count
+        if form.compiled:
+            work()
     first = time.perf_counter()
     for _ in range(repeats):
         for form, found in zip(forms, times, strict=True):

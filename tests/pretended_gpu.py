@@ -5,7 +5,7 @@ tensors of two devices, numpy arrays of a tensor that lies on a GPU. What only n
 loss, a comparison) is pretended too. So a forgotten ``.to(device)`` is found here; a wrong number,
 or a kernel that does not exist, is not.
 
-    python -m tests.pretended_gpu        # all components; says which failed, and where
+    python -m tests.pretended_gpu        # components and benchmarks; says which failed, and where
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from defenses._purify import diffusion_steps, langevin_steps, purify_images, score, snapshot_images
 from generative.ddpm import DDPM, SAMPLERS, Diffusion
@@ -49,8 +51,8 @@ GPU = "cuda"
 TYPES = {torch.bool: np.bool_, torch.uint8: np.uint8, torch.int64: np.int64}
 TYPES |= {torch.float32: np.float32, torch.float64: np.float64}  # type: ignore[dict-item]
 UNET = UNetConfig(norm_num_groups=8, block_out_channels=(8, 16, 16), attention_head_dim=8)
-# Its fake tensors end the interpreter when they go; its parts are those of ``narcissus``.
-LEFT_OUT = {"narcissus_all"}
+
+_deepcopy = copy.deepcopy
 
 
 class _Torch:
@@ -106,6 +108,17 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], *_: object) ->
     return module
 
 
+def _copied(value: Any, memo: dict[int, Any] | None = None) -> Any:
+    """Copy with new tensors in the place of a network's: a fake one has no memory to copy."""
+    memo = {} if memo is None else memo
+    if isinstance(value, nn.Module):
+        for p in value.parameters():
+            if id(p) not in memo:
+                memo[id(p)] = nn.Parameter(p.detach().clone(), p.requires_grad)
+        memo |= {id(b): b.clone() for b in value.buffers() if id(b) not in memo}
+    return _deepcopy(value, memo)
+
+
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """Let there be a GPU, on which every tensor is one without numbers."""
@@ -136,6 +149,10 @@ def pretended_gpu() -> Iterator[None]:
         stack.enter_context(patch(torch.Tensor, "backward", _backward))
         stack.enter_context(patch(torch.autograd, "grad", _gradients))
         stack.enter_context(patch(nn.Module, "_apply", _apply))
+        stack.enter_context(patch(copy, "deepcopy", _copied))
+        # It gives back what is given back already, and with it ends the interpreter.
+        stack.enter_context(patch(StorageWeakRef, "__del__", lambda _: None))
+        stack.enter_context(patch(torch, "equal", lambda a, b: False))
         # torch asks the driver for cuDNN's kernel.
         sampled = patch(nn.functional, "grid_sample", lambda x, grid, **_: x + grid.sum())
         stack.enter_context(sampled)
@@ -229,9 +246,8 @@ def components(workshop: Workshop) -> Iterator[tuple[str, Callable[[], object]]]
         return on_gpu(attack).poison(data.train, data.test, stream(0))
 
     for entry in ATTACKS:
-        if entry.name not in LEFT_OUT:
-            attack = copy.deepcopy(build_example(ATTACKS, entry, workshop))
-            yield f"attack {entry.name}", lambda a=attack: craft(a)  # type: ignore[misc]
+        attack = copy.deepcopy(build_example(ATTACKS, entry, workshop))
+        yield f"attack {entry.name}", lambda a=attack: craft(a)  # type: ignore[misc]
     bullseye = copy.deepcopy(build_example(ATTACKS, ATTACKS.get("bullseye_polytope"), workshop))
     crafting = dataclasses.replace(bullseye.crafting, center="convex")
     convex = dataclasses.replace(bullseye, crafting=crafting)
@@ -239,6 +255,31 @@ def components(workshop: Workshop) -> Iterator[tuple[str, Callable[[], object]]]
     for entry in DEFENSES:
         defense = copy.deepcopy(build_example(DEFENSES, entry, workshop))
         yield f"defense {entry.name}", lambda d=defense: defend(d)  # type: ignore[misc]
+
+
+def benchmarks() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the benchmarks, each with every form and check of its cases at its smallest size."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    frame, run_all = import_module("_frame"), import_module("run_all")
+
+    def measured(script: Any, options: str) -> None:
+        def run(name: str, made: Any, cases: Any) -> None:
+            arguments = made.parse_args([*options.split(), "--device", GPU, "--repeats", "1"])
+            for index, case in enumerate(cases(arguments)):
+                frame._measure(index, case, arguments, {})
+
+        memory = dict.fromkeys(("memory_allocated", "max_memory_allocated"), lambda device: 0)
+        nothing = dict.fromkeys(("empty_cache", "reset_peak_memory_stats"), lambda *_: None)
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(script, "run", run))
+            stack.enter_context(mock.patch.object(frame, "_report", lambda result: None))
+            stack.enter_context(mock.patch.object(frame, "synchronize", lambda device: None))
+            stack.enter_context(mock.patch.multiple(torch.cuda, **memory, **nothing))
+            script.main()
+
+    for name, options in run_all.SIZES["tiny"].items():
+        script = import_module(name)
+        yield f"benchmark {name}", lambda s=script, o=options: measured(s, o)  # type: ignore[misc]
 
 
 def _say(line: str) -> None:
@@ -253,7 +294,8 @@ def main() -> None:
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Store(Path(folder)), "cpu")
-        for what, work in (*purifications(), *classifiers(workshop), *components(workshop)):
+        of_components = (*classifiers(workshop), *components(workshop))
+        for what, work in (*purifications(), *of_components, *benchmarks()):
             try:
                 with pretended_gpu():
                     work()

@@ -58,6 +58,176 @@ def test_a_long_case_is_not_repeated_for_ever() -> None:
         assert [len(form.seconds) for form in times] == [rounds, rounds]
 
 
+def test_a_compiled_form_is_compiled_before_it_is_timed() -> None:
+    from _frame import STRAIGHTFORWARD, Form, _take_turns
+    from whole_jobs import _case
+
+    graphs, calls = [], []
+
+    def backend(graph: Any, _: object) -> Any:
+        graphs.append(graph)
+        return lambda *x: calls.append(len(x[0])) or graph(*x)
+
+    weight = torch.ones(3, 3)
+
+    def ours(precision: str, rows: int, compiled: bool) -> None:
+        work = lambda x: (x @ weight).relu()  # noqa: E731
+        if compiled:
+            work = torch.compile(work, backend=backend, dynamic=False)
+        for rows_at_once in torch.ones(rows, 3).split(4):
+            work(rows_at_once)
+
+    arguments = Namespace(sample=2, device="cpu", full=False, compile=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whole_jobs._compiles", lambda arguments: True)
+        job = _case("job", "x", lambda count: None, ours, 11, arguments, batch=4)
+    plain, eager, compiled = job.forms
+    assert (plain.side, eager.brief_count) == (STRAIGHTFORWARD, 2 / 11)
+    assert compiled.brief_count == 7 / 11  # a batch of 4 and the last one, of 3
+    counted = _take_turns(
+        [Form("x", compiled.once[0], 7, compiled=True)], 0, 60, torch.device("cpu")
+    )
+    assert counted[0].flop == 2 * 3 * 3
+    assert len(graphs) == 2 and calls == [4, 3]
+    times = _take_turns([compiled], 2, 60.0, torch.device("cpu"))
+    assert len(times[0].seconds) == 2 and len(graphs) == 2
+    assert calls[2:] == [4, 3] + 2 * [4, 4, 3]
+
+
+def test_gradient_matching_is_checked_in_the_order_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gradient_matching as benchmark
+
+    orders, gradient = list[bool](), benchmark.Problem.gradient
+
+    def noted(self: Any, *given: Tensor) -> Tensor:
+        weights = [p for p in self.surrogates[0].parameters if p.ndim == 4 and p.shape[2] > 1]
+        orders.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in weights))
+        return gradient(self, *given)
+
+    monkeypatch.setattr(benchmark.Problem, "gradient", noted)
+    some = Namespace(restarts=2, poisons=2, seed=0, device="cpu")
+    assert benchmark._case("hlb_xs", some).check()["equal"] is True
+    assert orders == [True]
+
+
+def test_a_case_that_fails_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from _frame import STRAIGHTFORWARD, Case, Form, parser, run
+
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("too large")
+
+    def cases(arguments: Namespace) -> Any:
+        for what, work in (("large", no_memory), ("small", lambda: None)):
+            yield Case(what, "run", [Form(STRAIGHTFORWARD, work)], dict)
+
+    monkeypatch.setattr("_frame.peak", lambda *_: 1.0)
+    out = str(tmp_path / "x.json")
+    monkeypatch.setattr(sys, "argv", ["x", "--repeats", "1", "--no-memory", "--out", out])
+    with pytest.raises(SystemExit, match=r"not measured: \['large'\]"):
+        run("x", parser(""), cases)
+    assert [case["what"] for case in json.loads(Path(out).read_text())["cases"]] == ["small"]
+
+
+def test_a_script_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    from run_all import _run
+
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert not _run([str(tmp_path / "broken.py")], one_process=True)
+
+
+def test_float32_is_float32_on_a_gpu_and_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import _frame
+    from _frame import STRAIGHTFORWARD, Form
+
+    seen = list[str]()
+
+    def note(*_: object) -> float:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return 1.0
+
+    sides = [(STRAIGHTFORWARD, "fp32"), ("ours, fp32", "fp32"), ("ours, bf16", "bf16")]
+    forms = [Form(side, note, precision=kind, brief=note) for side, kind in sides]
+    measured = _frame._in_their_types(forms, torch.device("cuda"))
+    assert [(form.side, form.precision) for form in measured] == [
+        sides[0], ("straightforward, TF32", "tf32"), *sides[1:],
+    ]  # fmt: skip
+    for form in measured:
+        form.run()
+        form.once[0]()
+    assert seen == [*2 * ["ieee"], *2 * ["tf32"], *2 * ["ieee"], *2 * ["tf32"]]
+    assert _frame._in_their_types(forms, torch.device("cpu")) == forms
+    seen.clear()
+    monkeypatch.setattr(_frame, "peak", note)
+    monkeypatch.setattr(_frame, "native", lambda device: ["fp32", "bf16"])
+    assert [*_frame._peaks(torch.device("cuda"), 1)] == ["fp32", "bf16", "tf32"]
+    assert seen == ["ieee", "tf32", "tf32"]
+
+
+def test_heads_are_profiled_over_few_epochs() -> None:
+    import linear_heads as benchmark
+    from _frame import _take_turns
+
+    def case(epochs: int) -> Any:
+        some = Namespace(seed=0, rows=8, features=4, epochs=epochs, device="cpu")
+        return benchmark._case(3, some)
+
+    once = [form.once for form in case(40).forms]
+    assert [count for _, count in once] == 2 * [3 * 2 / 40]
+    seen = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        note = lambda *given: seen.append(given[2].epochs)  # noqa: E731
+        patch.setattr(benchmark, "straightforward", note)
+        patch.setattr(benchmark, "batched", note)
+        for form in case(40).forms:
+            form.run()
+            form.once[0]()
+    assert seen == [40, 2, 40, 2]
+    few, many = (_take_turns(case(n).forms, 0, 60, torch.device("cpu")) for n in (4, 8))
+    assert [2 * one.flop for one in few] == [one.flop for one in many]  # per head: per epoch once
+
+
+def test_every_size_is_one_that_its_script_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    from run_all import SIZES
+
+    taken = dict[tuple[str, str], Namespace]()
+    for size, scripts in SIZES.items():
+        for name, options in scripts.items():
+            note = lambda _, made, cases, o=options, key=(size, name): taken.update(  # noqa: E731
+                {key: made.parse_args(o.split())}
+            )
+            monkeypatch.setattr(import_module(name), "run", note)
+            import_module(name).main()
+    assert len(taken) == sum(map(len, SIZES.values()))
+    whole = vars(taken["gpu", "whole_jobs"])  # of which aims and floors are
+    assert whole.items() >= import_module("whole_jobs").FULL.items()
+    assert whole["jobs"][-1] == "diffusion" and not whole["compile"]
+
+
+def test_a_machine_without_git_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _frame import machine
+
+    monkeypatch.setenv("PATH", "")
+    assert machine(torch.device("cpu"))["commit"] == ""
+
+
+def test_kernels_and_operations_are_counted_apart() -> None:
+    from types import SimpleNamespace
+
+    from _profile import costliest
+
+    listed = [("cpu", "conv2d", 0.0), ("gpu", "nchw_to_nhwc", 1.0), ("gpu", "sm90_conv", 3.0)]
+    events = [SimpleNamespace(device_type=d, key=k, count=2, own=t) for d, k, t in listed]
+    kernels = [(each["operation"], each["share"]) for each in costliest(events, "gpu", "own")]
+    assert kernels == [("sm90_conv", 0.75), ("nchw_to_nhwc", 0.25)]
+    assert costliest(events, "cpu", "own") == [{"operation": "conv2d", "calls": 2, "share": 0.0}]
+
+
 def test_growth_is_the_power_that_fits() -> None:
     from _frame import _growth
 

@@ -95,6 +95,24 @@ def test_sums_of_windows_are_transposed_to_one_another() -> None:
         torch.testing.assert_close((quick * onto).sum(), (of * back).sum(), rtol=1e-12, atol=0)
 
 
+def test_no_gradient_on_a_gpu_goes_through_a_padded_pooling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of channels-last tensors it is wrong there: pytorch issue 188344."""
+    paddings, pool = list[int](), F.avg_pool2d
+
+    def noted(x: torch.Tensor, size: int, padding: int = 0, **others: int) -> torch.Tensor:
+        paddings.append(padding)
+        return pool(x, size, padding=padding, **others)
+
+    monkeypatch.setattr(F, "avg_pool2d", noted)
+    there = torch.zeros((2, 3, 4, 4), device="meta", requires_grad=True)  # as a GPU: not a CPU
+    assert padded_sums(there).shape == (2, 3, 5, 5)
+    assert paddings == [0]
+    x = torch.randn((2, 3, 4, 4), dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(inner_sums(F.pad(x, (1, 1, 1, 1))), padded_sums(x))
+
+
 def test_bf16_gradient_points_the_same_way() -> None:
     model, x = filled(32), golden_input()
     exact = FoldedEnergy(model).input_gradient(x)

@@ -48,6 +48,7 @@ def test_everything_finds_its_tensors_on_the_gpu() -> None:
     assert not [line for line in lines if not line.startswith("ok ")]
     assert done.returncode == 0, done.stderr
     assert {"ok attack narcissus", "ok defense epic", "ok classifier resnet18"} <= set(lines)
+    assert {"ok benchmark whole_jobs", "ok benchmark epic_selection"} <= set(lines)
 
 
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses() -> None:

@@ -23,6 +23,9 @@ def padded_sums(x: Tensor) -> Tensor:
     Returns:
         (B, C, H + 1, W + 1): at (i, j) the sum over rows i - 1, i and columns j - 1, j.
     """
+    if x.device.type != "cpu" and torch.is_grad_enabled():
+        # In channels-last order torch 2.11 shifts this gradient by the padding (pytorch #188344).
+        return inner_sums(F.pad(x, (1, 1, 1, 1)))
     if x.device.type != "cpu" or torch.is_grad_enabled():
         return F.avg_pool2d(x, 2, stride=1, padding=1, divisor_override=1)
     # torch's pooling takes two to three times as long as these sums, which have no gradient.
