@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.core.device import on_device
 from harness.core.optimizers import SGD
 from harness.core.pixels import to_float
 
@@ -58,7 +59,8 @@ class StoredNoise:
 
     def of(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the noise of some rows, float32 (B, C, H, W) in units of [0, 1]."""
-        return self.levels[torch.from_numpy(rows).to(self.levels.device)].float().mul_(self.unit)
+        where = on_device(torch.from_numpy(rows), self.levels.device)
+        return self.levels[where].float().mul_(self.unit)
 
 
 def friendly_noise(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defenses._auto_augment import OPERATIONS
 from harness.core.data import ImageSet
+from harness.core.device import on_device
 from harness.core.errors import DataError
 from harness.core.protocols import DEFENSES, TrainingHook
 
@@ -87,8 +88,9 @@ def apply_steps(
         strengths = np.array([operation.strength(steps[i][2]) for i in chosen])
         if operation.signed:
             strengths *= signs[chosen]
-        where = torch.from_numpy(chosen).to(x.device)
-        x[where] = operation.apply(x[where], torch.from_numpy(strengths).to(x))
+        where = on_device(torch.from_numpy(chosen), x.device)
+        strength = on_device(torch.from_numpy(strengths).to(x.dtype), x.device)
+        x[where] = operation.apply(x[where], strength)
     return x
 
 
